@@ -1,8 +1,8 @@
 """What a composed image retrieval benchmark is, and how one is found by its name.
 
-One file per benchmark: `data/benchmarks/<name>.py` defines `load(split: str, **options) -> Benchmark`. The folder is the registry: a new
-benchmark is a new file and no edit elsewhere. Foreign words (FashionIQ's `candidate`, CIRR's `target_hard`, `relative_caption`) are
-translated to ours in those files and nowhere else.
+One file per benchmark: `data/benchmarks/<name>.py` defines `load(split: str, **options) -> Benchmark`. The folder is the
+registry: a new benchmark is a new file and no edit elsewhere. Foreign words (FashionIQ's `candidate`, CIRR's
+`target_hard`, `relative_caption`) are translated to ours in those files and nowhere else.
 """
 
 import importlib
@@ -41,8 +41,8 @@ class Benchmark:
     """Gallery, queries and the rules by which answers are scored.
 
     Raises:
-        ValueError: if ids repeat, a target or look-alike is not in the gallery, a metric is unknown or asks for what a query
-            lacks, or `protocol["reference"]` is neither "mask" nor "keep".
+        ValueError: if ids repeat, a target or look-alike is not in the gallery, a metric is unknown or asks for what a
+            query lacks, or `protocol["reference"]` is neither "mask" nor "keep".
     """
 
     name: str
@@ -51,8 +51,8 @@ class Benchmark:
     """Image ids in the benchmark's own order, which decides ties: of equal scores the earlier image ranks first."""
     queries: tuple[Query, ...]
     protocol: Mapping[str, str]
-    """`reference`: "mask" takes a query's reference out of the gallery, "keep" lets it compete. `per_tag` (optional): the metric
-    that is also reported for each tag; the first of `metrics` without it. Further entries describe, and enter the scores' rows."""
+    """`reference`: "mask" takes a query's reference out of the gallery, "keep" lets it compete. `per_tag` (optional): the
+    metric that is also reported for each tag; without it, the first of `metrics`. Further entries only describe."""
     metrics: tuple[str, ...]
     """`recall@k` and `subset_recall@k` of the main target, `map@k` over all targets; the first is the headline."""
     source: str
@@ -67,11 +67,15 @@ class Benchmark:
         _refuse_repeats(where, "gallery image", self.gallery)
         _refuse_repeats(where, "query", [query.query_id for query in self.queries])
         if self.protocol.get("reference") not in ("mask", "keep"):
-            raise ValueError(f"{where}: protocol['reference'] is {self.protocol.get('reference')!r}; want 'mask' or 'keep'")
+            raise ValueError(
+                f"{where}: protocol['reference'] is {self.protocol.get('reference')!r}; want 'mask' or 'keep'"
+            )
         per_tag = [self.protocol["per_tag"]] if "per_tag" in self.protocol else []
         for metric in [*self.metrics, *per_tag]:
             if METRIC.fullmatch(metric) is None:
-                raise ValueError(f"{where}: unknown metric {metric!r}; want recall@k, subset_recall@k or map@k with k >= 1")
+                raise ValueError(
+                    f"{where}: unknown metric {metric!r}; want recall@k, subset_recall@k or map@k with k >= 1"
+                )
         known = frozenset(self.gallery)
         for query in self.queries:
             self._check(where, query, known)
@@ -81,9 +85,13 @@ class Benchmark:
         if outside:
             raise ValueError(f"{where}: query {query.query_id!r} names {outside[0]!r}, which is not in the gallery")
         if self.metrics and not query.targets:
-            raise ValueError(f"{where}: query {query.query_id!r} has no target, so {self.metrics[0]} is undefined; give no metrics")
+            raise ValueError(
+                f"{where}: query {query.query_id!r} has no target, so {self.metrics[0]} is undefined; give no metrics"
+            )
         if self.protocol["reference"] == "mask" and query.reference_id in query.targets:
-            raise ValueError(f"{where}: query {query.query_id!r} has its own reference as target, which the protocol masks")
+            raise ValueError(
+                f"{where}: query {query.query_id!r} has its own reference as target, which the protocol masks"
+            )
         if any(metric.startswith("subset_recall") for metric in self.metrics) and query.targets[0] not in query.subset:
             raise ValueError(f"{where}: the subset of query {query.query_id!r} lacks its target {query.targets[0]!r}")
 
