@@ -1,0 +1,29 @@
+"""The base of every configuration: typed, frozen, and closed to what it does not know."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+
+class StageConfig(BaseModel):
+    """Settings that decide a stage's result; all of them enter the stage's key.
+
+    Unknown fields, NaN and infinities are refused, and an instance never changes. What only decides the speed
+    belongs in `Resources`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Resources(StageConfig):
+    """Settings that decide speed and memory only; they never enter a key.
+
+    A training batch size is not among them: it sets the number of in-batch negatives and so decides the result.
+    """
+
+    batch_size: PositiveInt = Field(64, description="rows per forward pass at inference")
+    workers: PositiveInt = Field(2, description="processes or threads that read and decode images")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
+    chunk: PositiveInt = Field(512, description="requests handed to the text generator per call")
+    gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
+    tensor_parallel: PositiveInt = Field(1, description="GPUs that share one text generator")

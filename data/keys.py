@@ -1,0 +1,62 @@
+"""Digests of values, files and folders: what artifacts, prompts and weights are recognised by."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+
+def canonical(obj: object) -> str:
+    """The one JSON text of `obj`: keys sorted, no spaces, ASCII only.
+
+    Tuples are written as lists. `1` and `1.0` differ.
+
+    Raises:
+        ValueError: for NaN and infinities, which JSON does not have.
+        TypeError: for anything that is not JSON (sets, paths, models, mappings with keys other than strings).
+    """
+    _refuse_foreign(obj, "value")
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(obj: object) -> str:
+    """SHA-256 of `canonical(obj)`, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(obj).encode("ascii")).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tree_digest(folder: Path, pattern: str = "**/*") -> str:
+    """Digest of the names and contents of the files below `folder` that match `pattern`.
+
+    The place of the folder and the files' times do not enter.
+
+    Raises:
+        FileNotFoundError: if no file matches.
+    """
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.glob(pattern) if path.is_file())
+    if not files:
+        raise FileNotFoundError(f"no file matches {pattern!r} in {folder}")
+    return digest([[name, file_digest(path)] for name, path in files])
+
+
+def _refuse_foreign(obj: object, where: str) -> None:
+    if obj is None or isinstance(obj, (str, bool, int)):
+        return
+    if isinstance(obj, float):
+        if not math.isfinite(obj):
+            raise ValueError(f"{where} is {obj}; canonical JSON has no NaN and no infinity")
+    elif isinstance(obj, (list, tuple)):
+        for place, item in enumerate(obj):
+            _refuse_foreign(item, f"{where}[{place}]")
+    elif isinstance(obj, dict):
+        for key, item in obj.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; keys of canonical JSON are strings")
+            _refuse_foreign(item, f"{where}.{key}")
+    else:
+        raise TypeError(f"{where} is of type {type(obj).__name__}; canonical JSON holds only plain values")

@@ -1,0 +1,145 @@
+"""The contract between stages: Arrow schemas, strict in names, types and nullability.
+
+Rows are ordered by their id. Lists name their child `element`, because Parquet does and a strict comparison would
+otherwise fail after one round trip.
+"""
+
+import pyarrow as pa
+
+
+def _column(name: str, kind: pa.DataType, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable)
+
+
+def _strings() -> pa.DataType:
+    return pa.list_(_column("element", pa.string()))
+
+
+IMAGES = pa.schema(
+    [
+        _column("image_id", pa.string()),
+        _column("uri", pa.string()),  # absolute, or relative to the artifact that carries the image
+        _column("width", pa.int32()),
+        _column("height", pa.int32()),
+        _column("sha256", pa.string()),  # of the bytes as found
+        _column("label", pa.string(), nullable=True),  # the class folder: ImageNet's wnid
+        _column("caption", pa.string(), nullable=True),
+    ]
+)
+
+RANKING = pa.schema(
+    [
+        _column("reference_id", pa.string()),
+        _column("rank", pa.int32()),  # from 1; the reference itself has none
+        _column("candidate_id", pa.string()),
+        _column("score", pa.float32()),  # higher is closer
+    ]
+)
+
+PAIRS = pa.schema(
+    [
+        _column("pair_id", pa.string()),
+        _column("reference_id", pa.string()),
+        _column("target_id", pa.string()),
+        _column("rank", pa.int32()),
+        _column("score", pa.float32()),
+        _column("view", pa.string()),
+    ]
+)
+
+_PROVENANCE = pa.struct(
+    [
+        _column("model", pa.string()),
+        _column("revision", pa.string()),
+        _column("prompt_digest", pa.string()),
+        _column("caption_prompt_digest", pa.string()),
+        _column("request_ids", _strings()),
+    ]
+)
+
+TRIPLETS = pa.schema(
+    [
+        _column("triplet_id", pa.string()),
+        _column("pair_id", pa.string(), nullable=True),
+        _column("view", pa.string(), nullable=True),
+        _column("reference_id", pa.string()),
+        _column("modification", pa.string()),
+        _column("edit_type", pa.string(), nullable=True),
+        _column("style", pa.string(), nullable=True),
+        _column("target_id", pa.string(), nullable=True),
+        _column("target_text", pa.string(), nullable=True),
+        _column("reference_caption", pa.string(), nullable=True),
+        _column("target_caption", pa.string(), nullable=True),
+        _column("rank", pa.int32(), nullable=True),
+        _column("score", pa.float32(), nullable=True),
+        _column("negative_ids", _strings(), nullable=True),
+        _column("negative_texts", _strings(), nullable=True),
+        _column("recipe", pa.string()),
+        _column("provenance", _PROVENANCE),
+    ]
+)
+
+GENERATIONS = pa.schema(
+    [
+        _column("request_id", pa.string()),
+        _column("prompt", pa.string()),  # the prompt's name
+        _column("prompt_digest", pa.string()),
+        _column("model", pa.string()),
+        _column("revision", pa.string()),
+        _column("rendered", pa.string()),
+        _column("image_ids", _strings()),
+        _column("raw_response", pa.string()),
+        _column("finish_reason", pa.string()),
+        _column("tokens_in", pa.int32()),
+        _column("tokens_out", pa.int32()),
+        _column("attempt", pa.int32()),
+        _column("rejected", pa.string(), nullable=True),  # the reason, or null for an answer that was used
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        _column("row_id", pa.string()),
+        _column("stage", pa.string()),
+        _column("reason", pa.string()),
+        _column("detail", pa.string()),  # the raw response, the file's error
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        _column("method", pa.string()),
+        _column("benchmark", pa.string()),
+        _column("seed", pa.int32(), nullable=True),
+        _column("query_id", pa.string()),
+        _column("rank", pa.int32()),
+        _column("image_id", pa.string()),
+        _column("score", pa.float32()),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        _column("method", pa.string()),
+        _column("benchmark", pa.string()),
+        _column("split", pa.string()),
+        _column("protocol", pa.string()),  # canonical JSON
+        _column("metric", pa.string()),
+        _column("value", pa.float64()),  # percent, mean over the seeds
+        _column("low", pa.float64()),  # ends of the 95 % bootstrap interval
+        _column("high", pa.float64()),
+        _column("queries", pa.int32()),
+        _column("seeds", pa.int32()),
+    ]
+)
+
+
+def tokens_schema(tokens: int, dim: int) -> pa.Schema:
+    """Schema of an Arrow IPC file that holds `tokens` vectors of `dim` half floats per image, row-major."""
+    if tokens < 1 or dim < 1:
+        raise ValueError(f"need at least one token of one dimension, got tokens={tokens}, dim={dim}")
+    values = pa.list_(_column("element", pa.float16()), tokens * dim)
+    return pa.schema(
+        [_column("image_id", pa.string()), _column("tokens", values)],
+        metadata={"tokens": str(tokens), "dim": str(dim)},
+    )
