@@ -1,7 +1,7 @@
 """What a composed image retrieval benchmark is, and how one is found by its name.
 
-One file per benchmark: `data/benchmarks/<name>.py` defines `load(split: str, **options) -> Benchmark`. The folder is the
-registry: a new benchmark is a new file and no edit elsewhere. Foreign words (FashionIQ's `candidate`, CIRR's
+One file per benchmark: `data/benchmarks/<name>.py` defines `load(split: str, **options) -> Benchmark`. The folder is
+the registry: a new benchmark is a new file and no edit elsewhere. Foreign words (FashionIQ's `candidate`, CIRR's
 `target_hard`, `relative_caption`) are translated to ours in those files and nowhere else.
 """
 
@@ -51,8 +51,8 @@ class Benchmark:
     """Image ids in the benchmark's own order, which decides ties: of equal scores the earlier image ranks first."""
     queries: tuple[Query, ...]
     protocol: Mapping[str, str]
-    """`reference`: "mask" takes a query's reference out of the gallery, "keep" lets it compete. `per_tag` (optional): the
-    metric that is also reported for each tag; without it, the first of `metrics`. Further entries only describe."""
+    """`reference`: "mask" takes a query's reference out of the gallery, "keep" lets it compete. `per_tag` (optional):
+    the metric that is also reported for each tag; without it, the first of `metrics`. Further entries only describe."""
     metrics: tuple[str, ...]
     """`recall@k` and `subset_recall@k` of the main target, `map@k` over all targets; the first is the headline."""
     source: str
