@@ -1,0 +1,306 @@
+"""BLIP-2's first stage as an encoder: image tokens, text feature, and composed query tokens.
+
+The network is Hugging Face's `Blip2ForImageTextRetrieval`, tiny or real (`Salesforce/blip2-itm-vit-g`); only how its
+parts are called is ours. Three passes through the one Q-Former:
+
+- image: the query tokens look at the image;
+- text: the text alone, without query tokens; its [CLS] is the feature;
+- composed: query tokens and text attend to each other, and the query tokens to the image. This is the pass of the
+  image-text matching head; the query tokens are read out and projected like an image's, so that a composed query and
+  an image live in one space.
+
+Text is lower-cased and its white space collapsed; punctuation stays, as in Hugging Face's processor (LAVIS strips it).
+Images are squashed to the model's square, not cropped and not padded, as in LAVIS and Hugging Face.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForImageTextRetrieval
+from transformers.utils import logging as transformers_logging
+
+from models.encoders import TokenSet
+
+SIDE_FILE = "cirque.json"
+# LAVIS blip2_qformer.py: `temp` starts at 0.07 and divides the cosines. Hugging Face's conversion dropped it.
+TEMPERATURE = 0.07
+# BLIP-2's own 32 would cut captions and target texts.
+MAX_TEXT_TOKENS = 64
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device behind "auto", "cpu" or "cuda"; a ValueError names the choices or the missing GPU."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no GPU here: use device=auto or device=cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> str:
+    """The vision tower's dtype behind "auto": float16 on a GPU, as BLIP-2 was published, float32 elsewhere."""
+    if dtype == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
+    return dtype
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' progress bars, one line per file, out of ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+class Blip2Encoder(nn.Module):
+    """An `Encoder` around a BLIP-2 retrieval model.
+
+    The vision tower runs in its own dtype; the Q-Former, embeddings and projections always hold float32 weights (an
+    autocast around a call may compute in less).
+
+    Attributes:
+        model: the Hugging Face model.
+        temperature: scalar parameter, > 0, divides cosines; learned with the rest and kept in `cirque.json`.
+        max_text_tokens: texts are cut here, [CLS] and [SEP] included.
+        truncations: how many texts were cut so far.
+        digest: identity of weights and preprocessing; empty for a model that was never saved.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        *,
+        temperature: float = TEMPERATURE,
+        max_text_tokens: int | None = None,
+        digest: str = "",
+    ) -> None:
+        """Wrap a model; `max_text_tokens` is 64 by default, at least 3 and at most the model's own text positions."""
+        super().__init__()
+        positions = model.config.qformer_config.max_position_embeddings
+        if max_text_tokens is None:
+            max_text_tokens = min(MAX_TEXT_TOKENS, positions)
+        if not 3 <= max_text_tokens <= positions:
+            raise ValueError(f"max_text_tokens must be between 3 and the model's {positions}, got {max_text_tokens}")
+        if not model.config.qformer_config.use_qformer_text_input:
+            raise ValueError("this BLIP-2 has no text layers (use_qformer_text_input is false): not a retrieval model")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.max_text_tokens = max_text_tokens
+        self.truncations = 0
+        self.digest = digest
+
+    # -- inputs ------------------------------------------------------------------------------------------------
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """(B, 3, S, S) float32 on the CPU: RGB images of any size, squashed to the model's square, normalised."""
+        if not images:
+            raise ValueError("no images: an encoder needs at least one")
+        batch = self.image_processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
+        pixels: Tensor = batch["pixel_values"]
+        return pixels
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) and their mask (B, L) bool; L is that of the longest text, at most `max_text_tokens`."""
+        if not texts:
+            raise ValueError("no texts: an encoder needs at least one")
+        cleaned = [" ".join(text.lower().split()) for text in texts]
+        # Cut here and not by the tokenizer, which does not say what it cut.
+        rows: list[list[int]] = self.tokenizer(cleaned, verbose=False)["input_ids"]
+        limit = self.max_text_tokens
+        self.truncations += sum(len(row) > limit for row in rows)
+        rows = [row if len(row) <= limit else [*row[: limit - 1], self.tokenizer.sep_token_id] for row in rows]
+        length = max(map(len, rows))
+        ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for index, row in enumerate(rows):  # padded on the right: [CLS] must stay first
+            ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = True
+        # A processor's added tokens (such as "<image>") may lie beyond the embedding table.
+        known = ids < self.model.embeddings.word_embeddings.num_embeddings
+        return ids.where(known, self.tokenizer.unk_token_id).to(self.device), mask.to(self.device)
+
+    # -- the passes --------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.temperature.device
+
+    @torch.no_grad()
+    def vision(self, images: Sequence[Image.Image]) -> Tensor:
+        """(B, P, W) vision features in the tower's dtype, [CLS] first; no gradient."""
+        return self.vision_of(self.pixels(images))
+
+    def vision_of(self, pixels: Tensor) -> Tensor:
+        """(B, P, W) vision features of prepared pixels (B, 3, S, S); with a gradient if the tower is trained."""
+        dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
+        features: Tensor = self.model.vision_model(pixels.to(self.device, dtype)).last_hidden_state
+        return features
+
+    def image_tokens(self, vision: Tensor) -> TokenSet:
+        """(B, T, D) image tokens from vision features (B, P, W)."""
+        queries = self.model.query_tokens.expand(len(vision), -1, -1)
+        hidden = self.model.qformer(query_embeds=queries, encoder_hidden_states=vision.to(queries)).last_hidden_state
+        return self._read_out(self.model.vision_projection, hidden)
+
+    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+        """(B, 1, D): BLIP-2's [CLS] text feature, with neither query tokens nor an image."""
+        ids, mask = self.tokenize(texts)
+        embedded = self.model.embeddings(input_ids=ids)
+        hidden = self.model.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
+        return self._read_out(self.model.text_projection, hidden[:, :1])
+
+    def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:
+        """(B, T, D) composed tokens: reference features (B, P, W) and B modifications, row by row.
+
+        Raises:
+            ValueError: if there are not as many texts as images.
+        """
+        if len(vision) != len(texts):
+            raise ValueError(f"a query is one image and one text, got {len(vision)} images and {len(texts)} texts")
+        ids, mask = self.tokenize(texts)
+        queries = self.model.query_tokens.expand(len(vision), -1, -1)
+        count = queries.shape[1]
+        hidden = self.model.qformer(
+            query_embeds=self.model.embeddings(input_ids=ids, query_embeds=queries),
+            query_length=count,  # cross-attention and the query feed-forward for these only
+            attention_mask=torch.cat([mask.new_ones(len(vision), count), mask], dim=1),
+            encoder_hidden_states=vision.to(queries),
+        ).last_hidden_state
+        return self._read_out(self.model.vision_projection, hidden[:, :count])
+
+    def _read_out(self, projection: nn.Module, hidden: Tensor) -> TokenSet:
+        tokens = functional.normalize(projection(hidden).float(), dim=-1)
+        return TokenSet(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything but the vision tower and the matching head: Q-Former, text embeddings, projections, query tokens,
+        temperature."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith(("model.vision_model.", "model.itm_head.")):
+                yield name, parameter
+
+    def set_dropout(self, probability: float) -> None:
+        """Set the Q-Former's dropout, of hidden states and of attention; a checkpoint's own is BERT's 0.1."""
+        if not 0 <= probability < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {probability}")
+        for module in self.model.qformer.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = probability
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What is done to images and texts before the network: plain values, for keys and for `cirque.json`."""
+        config = self.image_processor
+        return {
+            "fit": "squash",
+            "height": int(config.size["height"]),
+            "width": int(config.size["width"]),
+            "resample": int(config.resample),
+            "mean": [float(value) for value in config.image_mean],
+            "std": [float(value) for value in config.image_std],
+            "lower_case": True,
+            "max_text_tokens": self.max_text_tokens,
+        }
+
+    def save(self, folder: Path, dtype: str | None = None) -> None:
+        """Write the model, tokenizer and image processor in Hugging Face format, and `cirque.json` beside them.
+
+        Args:
+            folder: made if missing; files of the same names are replaced.
+            dtype: of the written weights ("float16" halves the file); None keeps each weight as it is.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict()
+        if dtype is not None:
+            state = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in state.items()}
+        with _without_bars():
+            self.model.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+        facts = {"temperature": self.temperature.item(), "preprocessing": self.preprocessing()}
+        (folder / SIDE_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        digest: str = "",
+        device: str = "auto",
+        dtype: str = "auto",
+        max_text_tokens: int | None = None,
+    ) -> Self:
+        """Load a folder or a Hugging Face id, in evaluation mode.
+
+        Args:
+            source: a folder written by `save` or by `save_pretrained`, or an id such as Salesforce/blip2-itm-vit-g.
+            revision: the commit of an id.
+            digest: what to report as this encoder's identity.
+            device: "auto", "cpu" or "cuda".
+            dtype: of the vision tower; "auto" is float16 on a GPU and float32 elsewhere.
+            max_text_tokens: overrides the checkpoint's.
+
+        Raises:
+            ValueError: if weights are missing or of another shape, or the files disagree about the preprocessing.
+        """
+        place = resolve_device(device)
+        source = str(source)
+        with _without_bars():
+            model, report = Blip2ForImageTextRetrieval.from_pretrained(
+                source, revision=revision, dtype=torch.float32, output_loading_info=True
+            )
+        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        if wrong:
+            raise ValueError(
+                f"{source} is not a whole BLIP-2 retrieval model: {len(wrong)} weights are missing or misshapen,"
+                f" such as {wrong[0]}; expected a checkpoint of Blip2ForImageTextRetrieval"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        # Pillow's bicubic, as LAVIS used; torchvision's differs in the last bits.
+        image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
+        side = Path(source) / SIDE_FILE
+        facts = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
+        stored = facts.get("preprocessing")
+        encoder = cls(
+            model,
+            tokenizer,
+            image_processor,
+            temperature=facts.get("temperature", TEMPERATURE),
+            max_text_tokens=max_text_tokens or (stored or {}).get("max_text_tokens"),
+            digest=digest,
+        )
+        if stored is not None and encoder.preprocessing() | {"max_text_tokens": 0} != stored | {"max_text_tokens": 0}:
+            raise ValueError(
+                f"{side} says the preprocessing is {stored}, but the files beside it make {encoder.preprocessing()}:"
+                " one of them was changed by hand; save the checkpoint again"
+            )
+        encoder.model.vision_model.to(DTYPES[resolve_dtype(dtype, place)])
+        return encoder.to(place).eval()
