@@ -80,6 +80,11 @@ class Benchmark:
         for query in self.queries:
             self._check(where, query, known)
 
+    @property
+    def per_tag(self) -> str | None:
+        """The metric that is also reported for the queries of each tag."""
+        return self.protocol.get("per_tag", self.metrics[0] if self.metrics else None)
+
     def _check(self, where: str, query: Query, known: frozenset[str]) -> None:
         outside = [image for image in (*query.targets, *query.subset) if image not in known]
         if outside:
