@@ -34,6 +34,12 @@ class Query:
     """Kinds of edit, for figures per kind."""
     target_text: str | None = None
     """A description of the target, where one is known."""
+    candidates: tuple[str, ...] = ()
+    """The images this query ranks, where not all queries rank the whole gallery (FashionIQ's categories, GeneCIS)."""
+    gains: tuple[float, ...] = ()
+    """What finding each of `targets` is worth, in [0, 1]; empty where each is worth 1."""
+    phrasings: tuple[str, ...] = ()
+    """Texts whose normalised query features are averaged, where the protocol asks for more than `modification`."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,13 @@ class Benchmark:
         return self.protocol.get("per_tag", self.metrics[0] if self.metrics else None)
 
     def _check(self, where: str, query: Query, known: frozenset[str]) -> None:
-        outside = [image for image in (*query.targets, *query.subset) if image not in known]
+        outside = [image for image in (*query.targets, *query.subset, *query.candidates) if image not in known]
         if outside:
             raise ValueError(f"{where}: query {query.query_id!r} names {outside[0]!r}, which is not in the gallery")
+        if query.gains and len(query.gains) != len(query.targets):
+            raise ValueError(
+                f"{where}: query {query.query_id!r} has {len(query.targets)} targets and {len(query.gains)} gains"
+            )
         if self.metrics and not query.targets:
             raise ValueError(
                 f"{where}: query {query.query_id!r} has no target, so {self.metrics[0]} is undefined; give no metrics"
