@@ -21,6 +21,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, model_val
 from data.keys import digest, file_digest
 
 MANIFEST = "manifest.json"
+_MANIFEST_FIELDS = frozenset(
+    "stage version config facts inputs key counts files content input_contents seconds created cirque".split()
+)
 
 
 class Counts(BaseModel):
@@ -78,6 +81,11 @@ class Artifact:
     def counts(self) -> Counts:
         return Counts.model_validate(self.manifest["counts"])
 
+    @property
+    def content(self) -> str:
+        """Digest of the names and bytes of all files: two makings of one key may differ in it."""
+        return str(self.manifest["content"])
+
     def file(self, name: str) -> Path:
         """Path of a file or folder of the artifact.
 
@@ -109,7 +117,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); the artifact has to be made again") from error
-    if not isinstance(manifest, dict) or not {"stage", "key", "counts", "files"} <= manifest.keys():
+    if not isinstance(manifest, dict) or not _MANIFEST_FIELDS <= manifest.keys():
         raise ValueError(f"{path} is not a manifest; the artifact has to be made again")
     return manifest
 
@@ -145,7 +153,7 @@ def seal(
         folder: the output folder; every file below it is measured and digested.
         counts: what became of the input rows.
         stage, version, config, facts, inputs: what decided the content; `config` and `facts` are plain JSON.
-        seconds: time the work took, over all its attempts.
+        seconds: time that the finishing attempt took.
         commit: revision of the code, for information.
     """
     sources = {name: {"stage": source.stage, "key": source.key} for name, source in (inputs or {}).items()}
@@ -161,6 +169,9 @@ def seal(
         "key": key,
         "counts": counts.model_dump(mode="json"),
         "files": files,
+        "content": digest(files),
+        # Not part of the key: a stage made anew on request keeps its key and may change its content.
+        "input_contents": {name: source.content for name, source in (inputs or {}).items()},
         "seconds": round(seconds, 3),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "cirque": {"commit": commit},
