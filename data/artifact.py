@@ -21,9 +21,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, model_val
 from data.keys import digest, file_digest
 
 MANIFEST = "manifest.json"
-_MANIFEST_FIELDS = frozenset(
-    "stage version config facts inputs key counts files content input_contents seconds created cirque".split()
-)
+TEMPORARY = ".*.tmp"  # names of files that a killed process left half-written
 
 
 class Counts(BaseModel):
@@ -117,7 +115,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); the artifact has to be made again") from error
-    if not isinstance(manifest, dict) or not _MANIFEST_FIELDS <= manifest.keys():
+    if not isinstance(manifest, dict) or not {"stage", "key", "counts", "files"} <= manifest.keys():
         raise ValueError(f"{path} is not a manifest; the artifact has to be made again")
     return manifest
 
