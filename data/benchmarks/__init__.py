@@ -37,9 +37,10 @@ class Query:
     candidates: tuple[str, ...] = ()
     """The images this query ranks, where not all queries rank the whole gallery (FashionIQ's categories, GeneCIS)."""
     gains: tuple[float, ...] = ()
-    """What finding each of `targets` is worth, in [0, 1]; empty where each is worth 1."""
+    """What finding each of `targets` is worth, in [0, 1]: recall is then the greatest among those found. Empty where
+    recall asks for the main target alone."""
     phrasings: tuple[str, ...] = ()
-    """Texts whose normalised query features are averaged, where the protocol asks for more than `modification`."""
+    """Texts whose query tokens are averaged and normalised, where the protocol asks for more than `modification`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Benchmark:
                     f"{where}: unknown metric {metric!r}; want recall@k, subset_recall@k or map@k with k >= 1"
                 )
         known = frozenset(self.gallery)
+        # Thousands of queries share one tuple of candidates: it is looked at once.
+        for candidates in {id(query.candidates): query.candidates for query in self.queries}.values():
+            strangers = set(candidates) - known
+            if strangers:
+                raise ValueError(f"{where}: {min(strangers)!r} is a candidate of a query but not in the gallery")
         for query in self.queries:
             self._check(where, query, known)
 
@@ -92,13 +98,17 @@ class Benchmark:
         return self.protocol.get("per_tag", self.metrics[0] if self.metrics else None)
 
     def _check(self, where: str, query: Query, known: frozenset[str]) -> None:
-        outside = [image for image in (*query.targets, *query.subset, *query.candidates) if image not in known]
+        outside = [image for image in (*query.targets, *query.subset) if image not in known]
         if outside:
             raise ValueError(f"{where}: query {query.query_id!r} names {outside[0]!r}, which is not in the gallery")
         if query.gains and len(query.gains) != len(query.targets):
             raise ValueError(
                 f"{where}: query {query.query_id!r} has {len(query.targets)} targets and {len(query.gains)} gains"
             )
+        if query.gains and any(metric.startswith("map") for metric in self.metrics):
+            raise ValueError(f"{where}: query {query.query_id!r} has gains, for which map@k is not defined")
+        if query.targets and query.candidates and query.targets[0] not in query.candidates:
+            raise ValueError(f"{where}: the candidates of query {query.query_id!r} lack its target")
         if self.metrics and not query.targets:
             raise ValueError(
                 f"{where}: query {query.query_id!r} has no target, so {self.metrics[0]} is undefined; give no metrics"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from data.benchmarks import Benchmark, Query
-from data.protocols import Answer, Judge
+from data.protocols import Answer, Judge, predictions_table, score_rows, scores_table
+from data.schemas import PREDICTIONS, SCORES
 
 
 def benchmark(query: Query, reference: str = "mask", metrics: Sequence[str] = ("recall@1", "recall@2")) -> Benchmark:
@@ -84,6 +85,54 @@ def test_equal_targets_are_no_tie() -> None:
     assert not ask(query, [0.0, 0.9, 0.1, 0.9, 0.2], reference="keep", metrics=("map@2",)).tied
 
 
+def test_a_query_ranks_its_own_candidates() -> None:
+    query = Query("q", "a", "change it", ("c",), candidates=("e", "c", "a"))
+    answer = ask(query, [0.9, 0.8, 0.3, 0.7, 0.1])
+    assert answer.ranked == ("c", "e")
+    assert answer.values == {"recall@1": 1.0, "recall@2": 1.0}
+
+
+def test_gains_give_the_best_of_what_was_found() -> None:
+    # order e, d, c, b: nothing at 1; d is worth 0.5 at 2; c, worth 1, comes at 3
+    query = Query("q", "a", "change it", ("c", "d"), gains=(1.0, 0.5))
+    answer = ask(query, [0.0, 0.1, 0.5, 0.6, 0.9], metrics=("recall@1", "recall@2", "recall@3"))
+    assert answer.values == {"recall@1": 0.0, "recall@2": 0.5, "recall@3": 1.0}
+
+
+def test_rows_average_seeds_before_queries() -> None:
+    first = Query("1", "a", "m", ("c",), tags=("colour",))
+    second = Query("2", "b", "m", ("d",), tags=("colour", "size"))
+    both = Benchmark(**{**vars(benchmark(SINGLE)), "queries": (first, second), "metrics": ("recall@1",)})
+    judge = Judge(both)
+    c_best, d_best = np.array([0, 0, 1, 0, 0.1], np.float32), np.array([0, 0, 0, 1, 0.1], np.float32)
+    runs: dict[int | None, list[Answer]] = {
+        0: [judge.answer(first, c_best), judge.answer(second, c_best)],  # hit, miss
+        1: [judge.answer(first, c_best), judge.answer(second, d_best)],  # hit, hit
+    }
+    rows = list(score_rows("composed", both, runs))
+    # query 1: (100 + 100) / 2 = 100; query 2: (0 + 100) / 2 = 50; both: 75
+    assert [(row["metric"], row["value"], row["queries"]) for row in rows] == [
+        ("recall@1", 75.0, 2),
+        ("recall@1/colour", 75.0, 2),
+        ("recall@1/size", 50.0, 1),
+    ]
+    # A resample holds query 1 twice, each once, or query 2 twice: 100, 75 or 50.
+    assert (rows[0]["low"], rows[0]["high"], rows[0]["seeds"]) == (50.0, 100.0, 2)
+    assert scores_table(rows).schema == SCORES
+
+
+def test_predictions_list_the_ranked_images() -> None:
+    judge = Judge(benchmark(SINGLE), depth=2)
+    answer = judge.answer(SINGLE, np.array([0.9, 0.1, 0.8, 0.2, 0.3], np.float32))
+    table = predictions_table("image_only", judge.benchmark, None, [answer])
+    assert table.schema == PREDICTIONS
+    row = {"method": "image_only", "benchmark": "five", "seed": None, "query_id": "q"}
+    assert table.to_pylist() == [
+        {**row, "rank": 1, "image_id": "c", "score": pytest.approx(0.8)},
+        {**row, "rank": 2, "image_id": "e", "score": pytest.approx(0.3)},
+    ]
+
+
 def test_nan_and_constant_scores_are_errors() -> None:
     with pytest.raises(ValueError, match=r"query 'q': 1 of 5 scores are not finite"):
         ask(SINGLE, [0.0, float("nan"), 0.5, 0.1, 0.1])
@@ -120,6 +169,9 @@ def test_order_of_the_gallery_is_irrelevant_without_ties() -> None:
         ({"queries": (Query("q", "a", "m", ()),)}, "has no target"),
         ({"queries": (Query("q", "a", "m", ("a",)),)}, "its own reference as target"),
         ({"queries": (Query("q", "a", "m", ("c",), ("b",)),), "metrics": ("subset_recall@1",)}, "lacks its target 'c'"),
+        ({"queries": (Query("q", "a", "m", ("c",), candidates=("b",)),)}, "lack its target"),
+        ({"queries": (Query("q", "a", "m", ("c",), gains=(1.0, 0.5)),)}, "1 targets and 2 gains"),
+        ({"queries": (Query("q", "a", "m", ("c",), gains=(1.0,)),), "metrics": ("map@5",)}, "map@k is not defined"),
         ({"protocol": {}}, "want 'mask' or 'keep'"),
         ({"metrics": ("recall@0",)}, "unknown metric 'recall@0'"),
         ({"protocol": {"reference": "keep", "per_tag": "best"}}, "unknown metric 'best'"),
