@@ -34,8 +34,16 @@ class Encoder(Protocol):
     digest: str
     truncations: int
 
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """B RGB images of any size, prepared for the vision tower, on the CPU; safe to call from several threads."""
+        ...
+
+    def vision_of(self, pixels: Tensor) -> Tensor:
+        """(B, P, W) features of the vision tower for B prepared images."""
+        ...
+
     def vision(self, images: Sequence[Image.Image]) -> Tensor:
-        """(B, P, W) features of the frozen vision tower for B RGB images of any size; no gradient."""
+        """(B, P, W): both of the above, without a gradient."""
         ...
 
     def image_tokens(self, vision: Tensor) -> TokenSet:
