@@ -1,0 +1,127 @@
+"""Text generators: engines that answer prompts about images, behind one interface.
+
+One file per engine: `models/backends/<name>.py` defines `open_generator` with the signature of `Opener`. The folder is
+the registry: a new engine is a new file and no edit elsewhere.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+from PIL import Image
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from data.config import Resources, StageConfig
+from data.suggest import did_you_mean
+from models.checkpoints import Located
+
+
+class Sampling(StageConfig):
+    """How answers are drawn."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, description="0: the most likely token every time")] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1, description="share of the probability that tokens are drawn from")] = 1.0
+    max_tokens: PositiveInt = Field(160, description="an answer that is longer is cut off, and rejected")
+    seed: NonNegativeInt = Field(0, description="another seed asks everything anew")
+    # A most likely answer would be the same a second time, so a retry has to be drawn.
+    retry_temperature: Annotated[float, Field(gt=0, le=2, description="least temperature of a retry")] = 0.7
+
+
+class Engine(StageConfig):
+    """What else decides an answer: how the model is run and how it sees an image."""
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="auto: as the model was saved")
+    context: PositiveInt | None = Field(None, description="tokens of prompt and answer; none: all the model takes")
+    image_side: PositiveInt = Field(512, description="larger images are shrunk to this longer side, in pixels")
+    structured: bool = Field(False, description="let the engine admit nothing but the JSON object asked for")
+    trust_remote_code: bool | None = Field(
+        None, description="run code that comes with the model; none: only for the models that docs say need it"
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt.
+
+    Attributes:
+        request_id: SHA-256 of all that decides the answer; see `tasks.asking`.
+        prompt: the rendered text of the user's turn.
+        images: RGB, in the order the prompt speaks of them, already at the size to be seen.
+        image_digests: one per image, different whenever the pixels are.
+        seed: of this request alone, 0 <= seed < 2**31.
+        temperature: of this request alone; the rest of the sampling is the generator's.
+        answer: names of the text fields of the JSON object asked for, for engines that can enforce them.
+    """
+
+    request_id: str
+    prompt: str
+    images: tuple[Image.Image, ...]
+    image_digests: tuple[str, ...]
+    seed: int
+    temperature: float = 0.0
+    answer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back for one request.
+
+    Attributes:
+        request_id: of the request.
+        text: the raw answer; empty for "too_long", the engine's message for "error".
+        finish_reason: "stop", "length" (cut off at the largest number of tokens), "too_long" (the prompt does not fit
+            the model's context; it was not asked) or "error" (the engine refused this one request).
+        tokens_in, tokens_out: of prompt (images included) and answer.
+    """
+
+    request_id: str
+    text: str
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+
+
+class TextGenerator(Protocol):
+    """An engine with a model in it.
+
+    Attributes:
+        model, revision: what answers, as in the provenance of its texts.
+    """
+
+    model: str
+    revision: str
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer all requests: same length, same order. One request that fails never takes others with it."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory, devices and processes; a second call does nothing."""
+        ...
+
+
+class Opener(Protocol):
+    """Signature of a backend file's `open_generator`."""
+
+    def __call__(
+        self, located: Located, sampling: Sampling, engine: Engine, resources: Resources, images_per_prompt: int
+    ) -> TextGenerator: ...
+
+
+def names() -> list[str]:
+    """Names that `load_backend` knows: the files of this folder, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load_backend(name: str) -> Opener:
+    """`open_generator` of `models/backends/<name>.py`; no engine is started yet.
+
+    Raises:
+        LookupError: if there is no such file; names the nearest.
+    """
+    if name not in names():
+        raise LookupError(f"no backend {name!r};{did_you_mean(name, names())}")
+    opener: Opener = importlib.import_module(f"{__name__}.{name}").open_generator
+    return opener

@@ -1,0 +1,104 @@
+"""Where a checkpoint's name leads, and what identifies its weights."""
+
+import functools
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.keys import digest, file_digest
+from data.suggest import did_you_mean
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+# What decides a model's answers: weights, configuration, vocabulary, chat template. Not its card, not its history.
+CONTENT = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint that was found.
+
+    Attributes:
+        path_or_id: an absolute folder, or a Hugging Face id without revision.
+        revision: of a folder the digest of its content (64 hexadecimal digits), of an id the commit (40).
+        local: whether it is a folder; only an id takes `revision` as an argument of `from_pretrained`.
+    """
+
+    path_or_id: str
+    revision: str
+    local: bool
+
+
+def resolve(name: str) -> Located:
+    """Find a checkpoint and the revision that its results are filed under.
+
+    Args:
+        name: a folder in models/checkpoints ("tiny_llava"), the path of a folder, or a Hugging Face id
+            ("openbmb/MiniCPM-V-2_6", with "@revision" for another than the main branch). They are tried in this order.
+
+    Raises:
+        FileNotFoundError: if a folder of that name exists but holds no weights.
+        LookupError: if nothing has that name, or the hub cannot say which commit it stands for.
+    """
+    for folder in (SHIPPED / name, Path(name).expanduser()):
+        if folder.is_dir():
+            return Located(str(folder.resolve()), folder_revision(folder), local=True)
+    if not HUB_ID.fullmatch(name):
+        shipped = [path.name for path in SHIPPED.iterdir() if path.is_dir()] if SHIPPED.is_dir() else []
+        raise LookupError(
+            f"no checkpoint {name!r}: neither in models/checkpoints, nor a folder, nor an id 'owner/name' of Hugging "
+            f"Face;{did_you_mean(name, shipped)}"
+        )
+    repository, _, revision = name.partition("@")
+    return Located(repository, _commit(repository, revision or "main"), local=False)
+
+
+def folder_revision(folder: Path) -> str:
+    """Digest of the names and contents of a model folder's own files; see CONTENT.
+
+    Weights are read once per process and change of a file's size or time, which takes about a second per gigabyte.
+
+    Raises:
+        FileNotFoundError: if the folder holds no weights.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in CONTENT)
+    if not any(path.suffix in (".safetensors", ".bin") for path in files):
+        raise FileNotFoundError(f"{folder.resolve()} holds no weights (*.safetensors); is it a model's folder?")
+    states = [path.stat() for path in files]
+    return digest(
+        [
+            [path.name, _content(path.resolve(), state.st_size, state.st_mtime_ns)]
+            for path, state in zip(files, states, strict=True)
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _content(path: Path, size: int, modified: int) -> str:
+    return file_digest(path)
+
+
+def _commit(repository: str, revision: str) -> str:
+    """The commit behind a branch, tag or commit: of the local cache when offline, else of the hub."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    trouble = "HF_HUB_OFFLINE is set"
+    if not offline:
+        try:
+            return str(huggingface_hub.model_info(repository, revision=revision).sha)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise LookupError(f"Hugging Face has no model {repository!r} at {revision!r} for you: {error}") from error
+        except (HfHubHTTPError, OSError) as error:
+            trouble = f"Hugging Face cannot be reached ({type(error).__name__})"
+    cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return Path(cached).parent.name  # .../snapshots/<commit>/config.json
+    raise LookupError(
+        f"{trouble} and the local cache holds no copy of {repository!r} at {revision!r}; download it first with "
+        f"'hf download {repository}', or give the path of a folder"
+    )
