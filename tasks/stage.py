@@ -1,0 +1,217 @@
+"""The decorator that turns a plain function into a stage; it alone knows Prefect and the store."""
+
+import functools
+import inspect
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, cast
+
+from data.artifact import Artifact, Counts, key_material, read_manifest, seal
+from data.config import Resources, StageConfig
+from data.keys import digest
+from data.progress import reporting_to
+from tasks.locks import hold
+from tasks.runs import ActiveRun, StageRecord, current_run
+from tasks.store import Slot, home
+
+P = ParamSpec("P")
+Facts = Callable[..., Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage came to: its artifact, and whether this call did the work."""
+
+    artifact: Artifact
+    state: Literal["ran", "cached"]
+    reason: str  # why it ran; empty for a cached one
+
+
+@dataclass(frozen=True)
+class _Call:
+    config: StageConfig
+    inputs: dict[str, Artifact]
+    arguments: dict[str, Any]  # all parameters of the function but `out` and `facts`, by name
+
+
+class Stage(Generic[P]):
+    """A function `(out, config, inputs..., *, resources=..., facts=...) -> Counts` with a store around it.
+
+    Calling it gives an `Artifact`: the sealed one if the store has its key, else the function runs in a folder that
+    survives a kill and is sealed when it returns. `fn` is the function itself, `make` the stage without Prefect.
+    """
+
+    def __init__(self, fn: Callable[Concatenate[Path, P], Counts], version: int, facts: Facts | None) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.name = fn.__name__
+        self.version = version
+        self._facts = facts
+        signature = inspect.signature(fn)
+        names = list(signature.parameters)
+        if names[:2] != ["out", "config"]:
+            raise TypeError(f"stage {self.name}: the first parameters are out and config, not {', '.join(names[:2])}")
+        self._takes_facts = "facts" in names
+        given = [parameter for name, parameter in signature.parameters.items() if name not in ("out", "facts")]
+        self._signature = signature.replace(parameters=given)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Artifact:
+        """Run as a Prefect task; what the store already has is reported as a completed state named `Cached`."""
+        call = self._bind(args, kwargs)
+        run = current_run()
+        if run is not None:
+            run.admit(self.name)
+        result = self._prefect_task(call)
+        if isinstance(result, Artifact):
+            return result
+        artifact = result.result()  # Prefect hands back a state that a task made itself as it is
+        assert isinstance(artifact, Artifact)
+        return artifact
+
+    def make(self, *args: P.args, **kwargs: P.kwargs) -> Outcome:
+        """The stage with store, lock and record, but without Prefect."""
+        call = self._bind(args, kwargs)
+        run = current_run()
+        if run is not None:
+            run.admit(self.name)
+        return self._recorded(call)
+
+    @functools.cached_property
+    def _prefect_task(self) -> Callable[[_Call], Any]:
+        from prefect import task  # takes two seconds; what only reads a stage's name or config need not wait
+        from prefect.cache_policies import NO_CACHE
+        from prefect.states import Completed
+
+        def execute(call: _Call) -> Any:
+            outcome = self._recorded(call)
+            if outcome.state == "ran":
+                return outcome.artifact
+            return Completed(name="Cached", message=f"key {outcome.artifact.key}", data=outcome.artifact)
+
+        named = task(
+            name=self.name,
+            task_run_name=self.name,
+            description=inspect.getdoc(self.fn),
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        wrapped: Callable[[_Call], Any] = named(execute)
+        return wrapped
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        config = arguments["config"]
+        if not isinstance(config, StageConfig):
+            raise TypeError(f"stage {self.name}: config is a StageConfig, not {type(config).__name__}")
+        inputs = {}
+        for name, value in arguments.items():
+            if isinstance(value, Artifact):
+                inputs[name] = value
+            elif name != "config" and value is not None and not isinstance(value, Resources):
+                raise TypeError(f"stage {self.name}: {name} is an Artifact, not {type(value).__name__}")
+        return _Call(config, inputs, arguments)
+
+    def _recorded(self, call: _Call) -> Outcome:
+        run = current_run()
+        if run is None:
+            return self._obtain(call, None, None)
+        started = time.perf_counter()
+        row = run.begin(self.name)
+        try:
+            outcome = self._obtain(call, run, row)
+        except BaseException as error:
+            run.fail(row, error, time.perf_counter() - started)
+            raise
+        row.reason = outcome.reason or None
+        run.finish(row, outcome.state, outcome.artifact, time.perf_counter() - started)
+        return outcome
+
+    def _obtain(self, call: _Call, run: ActiveRun | None, row: StageRecord | None) -> Outcome:
+        facts = dict(self._facts(call.config, **call.inputs)) if self._facts else {}
+        material = key_material(
+            stage=self.name,
+            version=self.version,
+            config=call.config.model_dump(mode="json"),
+            facts=facts,
+            inputs={name: {"stage": source.stage, "key": source.key} for name, source in call.inputs.items()},
+        )
+        slot = Slot(home(), self.name, digest(material))
+        if run is not None and row is not None:
+            run.identify(row, slot.key, material)
+        contents = {name: source.content for name, source in call.inputs.items()}
+        force = self._why_forced(call, run)
+        before = slot.making()
+        if force is None:
+            artifact, _ = slot.look(contents)
+            if artifact is not None:
+                return Outcome(artifact, "cached", "")
+        say = run.display.say if run is not None else print
+        with hold(slot.lock, lambda holder: say(f"{self.name}: {holder} is making the same artifact; waiting for it")):
+            artifact, fault = slot.look(contents)
+            if artifact is not None and (force is None or slot.making() != before):  # made while we waited
+                return Outcome(replace(artifact, forced=force is not None), "cached", "")
+            if fault.startswith("damaged") and force is None:
+                say(f"{self.name}: the stored artifact is {fault}; it is made again")
+            if force is not None or not slot.finish_sealed(contents):
+                self._work(slot, call, facts, contents, fresh=force is not None)
+            return Outcome(Artifact(slot.sealed, self.name, slot.key, force is not None), "ran", force or fault)
+
+    def _why_forced(self, call: _Call, run: ActiveRun | None) -> str | None:
+        if run is not None and self.name in run.record.rerun:
+            return "it was asked for by --rerun"
+        anew = [source.stage for source in call.inputs.values() if source.forced]
+        return f"{', '.join(anew)} was made anew by --rerun" if anew else None
+
+    def _work(self, slot: Slot, call: _Call, facts: dict[str, Any], contents: dict[str, str], fresh: bool) -> None:
+        out = slot.prepare(contents, fresh)
+        run = current_run()
+        more = {"facts": facts} if self._takes_facts else {}
+        started = time.perf_counter()
+        with reporting_to(run.display.reporter(self.name) if run is not None else None):
+            counts = cast(Callable[..., Counts], self.fn)(out, **call.arguments, **more)
+        if not isinstance(counts, Counts):
+            raise TypeError(f"stage {self.name} returned {type(counts).__name__}; a stage returns Counts")
+        for name, source in call.inputs.items():
+            if read_manifest(source.path)["content"] != contents[name]:
+                raise ValueError(f"{name} at {source.path} was replaced while {self.name} read it; run again")
+        sealed = seal(
+            out,
+            counts,
+            stage=self.name,
+            version=self.version,
+            config=call.config.model_dump(mode="json"),
+            facts=facts,
+            inputs=call.inputs,
+            seconds=time.perf_counter() - started,
+            commit=_commit(),
+        )
+        assert sealed.key == slot.key
+        slot.publish()
+
+
+def stage(version: int = 1, facts: Facts | None = None) -> Callable[[Callable[Concatenate[Path, P], Counts]], Stage[P]]:
+    """Make a stage of a function `(out, config, inputs..., *, resources=..., facts=...) -> Counts`.
+
+    Args:
+        version: raised by hand whenever the same inputs give other rows.
+        facts: called with the config and, by name, the inputs; the plain JSON it returns enters the key: digests of
+            what the config only names, such as weights, prompts or the listing of a folder. A function with a
+            parameter `facts` is given it.
+    """
+    return lambda fn: Stage(fn, version, facts)
+
+
+@functools.lru_cache(maxsize=1)
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
