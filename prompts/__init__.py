@@ -9,7 +9,8 @@ A file starts with its front matter, then comes the text, in which `{{name}}` is
     Write what changes from the first image ({{reference_caption}}) to the second. ...
 
 `images` is the number of images the text speaks of, `answer` names the text fields of the JSON object it asks for.
-Files in `styles/` have no front matter: each is a phrase that fills a placeholder `{{style}}`.
+Files in `styles/` have no front matter: each is a phrase that fills a placeholder `{{style}}`. They are loaded as
+"styles/<name>".
 """
 
 import hashlib
@@ -73,6 +74,9 @@ def load(name: str, folder: Path = FOLDER) -> Prompt:
     """
     path = _file(name, folder)
     content = path.read_text(encoding="utf-8")
+    digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
+    if name.startswith("styles/"):
+        return Prompt(name, " ".join(content.split()), digest, images=0, answer=())
     parts = FRONT_MATTER.fullmatch(content)
     if parts is None:
         raise ValueError(f"prompt {path.name}: want a front matter between two lines '---', then the text")
@@ -84,35 +88,29 @@ def load(name: str, folder: Path = FOLDER) -> Prompt:
     return Prompt(
         name=name,
         text=text,
-        digest=hashlib.sha256(content.encode("utf-8")).hexdigest(),
+        digest=digest,
         images=int(facts["images"]),
         answer=tuple(part.strip() for part in facts["answer"].split(",")),
     )
 
 
-def style(name: str, folder: Path = FOLDER) -> str:
-    """The phrase in `prompts/styles/<name>.md`, in one line.
-
-    Raises:
-        LookupError: if there is no such style; names those there are.
-    """
-    return " ".join(_file(name, folder / "styles").read_text(encoding="utf-8").split())
-
-
 def names(folder: Path = FOLDER) -> list[str]:
     """Names of all prompts, sorted; styles are left out."""
-    files = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.md"))
-    return sorted(name for name in files if not name.startswith("styles/"))
+    return [name for name in _all(folder) if not name.startswith("styles/")]
 
 
 def styles(folder: Path = FOLDER) -> list[str]:
-    """Names of all styles, sorted."""
-    return names(folder / "styles")
+    """Names of all styles, sorted, without "styles/"."""
+    return [name.removeprefix("styles/") for name in _all(folder) if name.startswith("styles/")]
+
+
+def _all(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.md"))
 
 
 def _file(name: str, folder: Path) -> Path:
-    if name not in names(folder):
-        raise LookupError(f"no text {name!r} in {folder.name}/; there are: {', '.join(names(folder)) or 'none'}")
+    if name not in _all(folder):
+        raise LookupError(f"no prompt {name!r}; there are: {_listed(_all(folder))}")
     return folder / f"{name}.md"
 
 

@@ -66,14 +66,16 @@ def test_a_faulty_file_is_refused(tmp_path: Path, content: str, complaint: str) 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     _write(tmp_path, "a phrase", "styles/short")
-    with pytest.raises(LookupError, match=r"no text 'else' in .*some/thing$"):
+    with pytest.raises(LookupError, match=r"no prompt 'else'; there are: some/thing, styles/short$"):
         prompts.load("else", _write(tmp_path, GOOD))
-    with pytest.raises(LookupError, match=r"no text '../some/thing' in styles/; there are: short"):
-        prompts.style("../some/thing", tmp_path)
+    with pytest.raises(LookupError, match=r"no prompt 'styles/../some/thing'"):
+        prompts.load("styles/../some/thing", tmp_path)
+    assert (prompts.names(tmp_path), prompts.styles(tmp_path)) == (["some/thing"], ["short"])
 
 
 def test_a_style_is_one_line(tmp_path: Path) -> None:
-    assert prompts.style("short", _write(tmp_path, "a short\n  phrase\n", "styles/short")) == "a short phrase"
+    style = prompts.load("styles/short", _write(tmp_path, "a short\n  phrase\n", "styles/short"))
+    assert (style.text, style.images, style.answer) == ("a short phrase", 0, ())
 
 
 @pytest.mark.parametrize("name", prompts.names())
