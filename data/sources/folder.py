@@ -73,14 +73,17 @@ class Folder:
         return self._length or 0
 
     def listing(self) -> str:
-        """SHA-256 over the id, size and modification time of every item; files that were not drawn do not enter.
+        """SHA-256 over the folder's place and the id, size and modification time of every item.
+
+        Files that were not drawn do not enter.
 
         Raises:
             ValueError: if there is no file, or none that may be drawn.
         """
         if self._config.limit is not None:
             self._chosen = self._draw(self._config.limit)
-        digest = hashlib.sha256()
+        # The place, because the images are read where they are: after a move the rows need other paths.
+        digest = hashlib.sha256(f"{self._root}\n".encode())
         length = 0
         for entry in self._entries():
             digest.update(entry.line)
