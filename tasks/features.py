@@ -1,0 +1,201 @@
+"""Features of images, computed once: part files filed under each image's bytes, not under its name.
+
+What is in a folder of features was computed by one network in one way; the folder's name has to say by which. Parts
+are written whole and never changed, so a killed run loses the part in hand, and new images cost only themselves.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data.artifact import TEMPORARY, Artifact
+from data.config import Resources
+from data.images import BadImage
+from data.keys import digest, file_digest
+from data.progress import progress
+from data.schemas import IMAGES
+from data.tokens import read_tokens, write_tokens
+from tasks.ingest import open_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from models.encoders import Encoder
+
+HalfFloats = npt.NDArray[np.float16]
+
+# A part is written after this many bytes or seconds, whichever comes first: the most that a kill costs.
+PART_BYTES = 64 * 2**20
+PART_SECONDS = 15.0
+
+
+class Picture(NamedTuple):
+    """An ingested image: its id, where its bytes are, and their digest, under which its features are filed."""
+
+    image_id: str
+    uri: str
+    sha256: str
+
+
+def pictures(images: Artifact) -> list[Picture]:
+    """The rows of an ingested table, in the order of their ids."""
+    table = images.read(IMAGES, "images.parquet")
+    columns = (table[name].to_pylist() for name in Picture._fields)
+    return [Picture(*row) for row in zip(*columns, strict=True)]
+
+
+class Features:
+    """A folder of part files, each with (N, T, D) float16 features of N images.
+
+    Several processes may add to it at once; each sees what was there when it opened the folder, and its own parts.
+
+    Attributes:
+        shape: (T, D), or None while the folder is empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder, or make it.
+
+        Raises:
+            ValueError: if a part is damaged or its features have another shape than the others'.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._parts: list[HalfFloats] = []
+        self._place: dict[str, tuple[int, int]] = {}
+        self.shape: tuple[int, int] | None = None
+        for path in sorted(folder.glob("*.arrow")):
+            self._open(path)
+        for leftover in folder.glob(TEMPORARY):  # of a killed process; a living one's is younger
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink(missing_ok=True)
+
+    def missing(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that have no features yet."""
+        return {key for key in keys if key not in self._place}
+
+    def add(self, keys: Sequence[str], features: HalfFloats) -> None:
+        """Write a part: (N, T, D) features of N distinct keys."""
+        order = np.argsort(np.array(keys, dtype=object))
+        ids = [keys[row] for row in order]
+        path = self._folder / f"{digest(ids)[:20]}.arrow"
+        write_tokens(path, ids, features[order])
+        self._open(path)
+
+    def take(self, keys: Sequence[str]) -> HalfFloats:
+        """A copy of the features of some keys, (N, T, D), in their order; a KeyError names one that has none."""
+        if self.shape is None:
+            raise KeyError(f"no features in {self._folder}")
+        taken = np.empty((len(keys), *self.shape), dtype=np.float16)
+        for row, key in enumerate(keys):
+            part, place = self._place[key]
+            taken[row] = self._parts[part][place]
+        return taken
+
+    def _open(self, path: Path) -> None:
+        try:
+            keys, array = read_tokens(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove this file, and its features are computed again") from error
+        shape = (array.shape[1], array.shape[2])
+        if self.shape not in (None, shape):
+            raise ValueError(f"{path} holds features of shape {shape}, the other parts of {self.shape}; remove it")
+        self.shape = shape
+        self._place.update((key, (len(self._parts), row)) for row, key in enumerate(keys))
+        self._parts.append(array)
+
+
+def compute(
+    features: Features,
+    images: Artifact,
+    rows: Sequence[Picture],
+    encoder: "Encoder",
+    forward: "Callable[[Tensor], Tensor]",
+    resources: Resources,
+    unit: str = "images",
+) -> int:
+    """Compute the features that are missing.
+
+    Images are read and prepared by `resources.workers` threads while the network works on the batch before.
+
+    Args:
+        features: where they are looked up and filed.
+        images: the artifact that `rows` come from.
+        rows: the images that are wanted; those with the same bytes are computed once.
+        encoder: prepares the pixels.
+        forward: from prepared pixels of B images to (B, T, D) features; run without gradients.
+        resources: batch size and workers.
+        unit: what the progress bar counts.
+
+    Returns:
+        How many were computed.
+
+    Raises:
+        ValueError: naming an image that cannot be read any more, changed, or has features that are not finite.
+    """
+    wanted = {row.sha256: row for row in rows}
+    absent = features.missing(list(wanted))
+    todo = [row for key, row in wanted.items() if key in absent]
+    batches = (todo[start : start + resources.batch_size] for start in range(0, len(todo), resources.batch_size))
+    held: list[tuple[list[str], HalfFloats]] = []
+    since = time.monotonic()
+
+    def flush() -> None:
+        if held:
+            features.add([key for keys, _ in held for key in keys], np.concatenate([array for _, array in held]))
+            held.clear()
+
+    with progress(len(rows), unit, len(rows) - len(todo)) as advance, ThreadPoolExecutor(resources.workers) as pool:
+
+        def prepare(batch: list[Picture]) -> "tuple[list[Picture], Future[Tensor]]":
+            return batch, pool.submit(lambda: encoder.pixels([_read(images, row) for row in batch]))
+
+        ahead = deque(prepare(batch) for batch in islice(batches, resources.workers + 1))
+        while ahead:
+            batch, pixels = ahead.popleft()
+            held.append(([row.sha256 for row in batch], _forward(forward, pixels.result(), batch)))
+            ahead.extend(prepare(following) for following in islice(batches, 1))
+            if sum(array.nbytes for _, array in held) >= PART_BYTES or time.monotonic() - since >= PART_SECONDS:
+                flush()
+                since = time.monotonic()
+            advance(len(batch))
+    flush()
+    return len(todo)
+
+
+def _read(images: Artifact, row: Picture) -> "Image.Image":
+    """Decode an image, and make sure that it is still the one that was ingested: its features are filed under its
+    digest. A stored image is part of the artifact and its digest may be that of an original."""
+    again = "run again with --rerun ingest"
+    try:
+        path = Path(row.uri)
+        if path.is_absolute() and file_digest(path) != row.sha256:
+            raise ValueError(f"image {row.image_id!r} at {row.uri} has changed since it was ingested; {again}")
+        return open_image(images, row.uri)
+    except (BadImage, OSError) as error:
+        raise ValueError(
+            f"image {row.image_id!r} at {row.uri} could be read when it was ingested, but not now ({error}); {again}"
+        ) from error
+
+
+def _forward(forward: "Callable[[Tensor], Tensor]", pixels: "Tensor", batch: Sequence[Picture]) -> HalfFloats:
+    import torch
+
+    with torch.inference_mode():
+        array: HalfFloats = forward(pixels).to(torch.float16).cpu().numpy()
+    finite = np.isfinite(array).all(axis=(1, 2))
+    if not finite.all():
+        wrong = batch[int(np.flatnonzero(~finite)[0])]
+        raise ValueError(
+            f"the features of image {wrong.image_id!r} at {wrong.uri} are not finite numbers in half precision; if the"
+            " network ran in float16, try dtype=float32, else look at the checkpoint"
+        )
+    return array

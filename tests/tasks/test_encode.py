@@ -1,0 +1,179 @@
+"""Encode: what it writes, what it computes anew, and what stops it."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data.artifact import Counts
+from data.config import Resources
+from data.tokens import read_tokens
+from models.checkpoints import resolve
+from models.encoders.blip2 import Blip2Encoder
+from tasks import features
+from tasks.encode import EncodeConfig, encode, encode_facts
+from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
+from tests.tasks.small_artifacts import images_artifact
+
+RESOURCES = Resources(batch_size=4, workers=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def run(folder: Path, checkpoint: str, count: int, out: str = "out", **config: Any) -> tuple[Counts, Path]:
+    images = images_artifact(folder, count)
+    settings = EncodeConfig(checkpoint=checkpoint, **config)
+    target = folder / out
+    target.mkdir(exist_ok=True)
+    return encode.fn(target, settings, images, facts=encode_facts(settings, images), resources=RESOURCES), target
+
+
+def test_tokens_are_those_of_the_encoder_in_half_precision(tmp_path: Path, checkpoint: str) -> None:
+    counts, out = run(tmp_path, checkpoint, 10)
+    ids, tokens = read_tokens(out / "tokens.arrow")
+    encoder = Blip2Encoder.load(checkpoint)
+    with torch.no_grad():
+        expected = encoder.image_tokens(encoder.vision(noise_images(10))).tokens.numpy()
+    assert ids == [f"image-{index:03d}" for index in range(10)]
+    np.testing.assert_allclose(tokens, expected, atol=1e-3)
+    assert [path.name for path in out.iterdir()] == ["tokens.arrow"]
+    assert (counts.read, counts.kept, counts.written) == (10, 10, 10)
+    assert counts.detail == {"encoded": 10, "reused": 0, "tokens": 4, "dim": 8}
+
+
+def test_new_images_encode_only_themselves(tmp_path: Path, checkpoint: str) -> None:
+    run(tmp_path, checkpoint, 6)
+    counts, out = run(tmp_path, checkpoint, 9, "second")
+    assert counts.detail["encoded"] == 3
+    assert counts.detail["reused"] == 6
+    first, second = (read_tokens(tmp_path / name / "tokens.arrow") for name in ("out", "second"))
+    assert second[0][:6] == first[0]
+    assert np.array_equal(second[1][:6], first[1])
+    again, _ = run(tmp_path, checkpoint, 9, "third")
+    assert again.detail["encoded"] == 0
+    assert (tmp_path / "third/tokens.arrow").read_bytes() == (out / "tokens.arrow").read_bytes()
+
+
+def test_another_checkpoint_or_dtype_shares_nothing(tmp_path: Path, checkpoint: str) -> None:
+    run(tmp_path, checkpoint, 3)
+    other = str(tiny_checkpoint(tmp_path / "other", seed=1))
+    assert run(tmp_path, other, 3, "a")[0].detail["encoded"] == 3
+    assert run(tmp_path, checkpoint, 3, "b", dtype="bfloat16")[0].detail["encoded"] == 3
+    assert run(tmp_path, checkpoint, 3, "c", dtype="float32")[0].detail["encoded"] == 0  # "auto" on a CPU
+
+
+def test_an_interrupted_run_continues_after_its_last_part(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "PART_BYTES", 1)  # a part per batch of 4
+    whole = features._forward
+    calls = 0
+
+    def killed(forward: Callable[[Tensor], Tensor], pixels: Tensor, batch: list[features.Picture]) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return whole(forward, pixels, batch)
+
+    monkeypatch.setattr(features, "_forward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, checkpoint, 10)
+    monkeypatch.setattr(features, "_forward", whole)
+    counts, out = run(tmp_path, checkpoint, 10)
+    assert (counts.detail["encoded"], counts.detail["reused"]) == (2, 8)
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "elsewhere"))
+    run(tmp_path, checkpoint, 10, "uninterrupted")
+    assert (out / "tokens.arrow").read_bytes() == (tmp_path / "uninterrupted/tokens.arrow").read_bytes()
+
+
+def test_the_facts_are_the_weights_and_the_dtype(tmp_path: Path, checkpoint: str) -> None:
+    images = images_artifact(tmp_path, 1)
+    facts = encode_facts(EncodeConfig(checkpoint=checkpoint), images)
+    assert facts["weights"] == resolve(checkpoint).revision
+    assert facts["dtype"] == ("float16" if torch.cuda.is_available() else "float32")
+    assert encode_facts(EncodeConfig(checkpoint=checkpoint, dtype="bfloat16"), images)["dtype"] == "bfloat16"
+
+
+def test_a_changed_or_lost_file_is_named(tmp_path: Path, checkpoint: str) -> None:
+    images = images_artifact(tmp_path, 3)
+    config = EncodeConfig(checkpoint=checkpoint)
+    facts = encode_facts(config, images)
+    noise_images(1, seed=9)[0].save(tmp_path / "files/image-001.png")
+    with pytest.raises(ValueError, match=r"'image-001' .* changed since it was ingested; run again with --rerun ing"):
+        encode.fn(tmp_path, config, images, facts=facts, resources=RESOURCES)
+    (tmp_path / "files/image-001.png").unlink()
+    with pytest.raises(ValueError, match=r"'image-001' .* not now .*No such file"):
+        encode.fn(tmp_path, config, images, facts=facts, resources=RESOURCES)
+
+
+def test_a_stored_image_is_taken_whatever_its_original_was(tmp_path: Path, checkpoint: str) -> None:
+    """An image inside the artifact may carry the digest of the original that it was made from."""
+    images = images_artifact(tmp_path, 1)
+    (tmp_path / "ingest/images").mkdir()
+    noise_images(1)[0].save(images.path / "images/a.png")
+    row = features.Picture("a", "images/a.png", hashlib.sha256(b"the original").hexdigest())
+    encoder = Blip2Encoder.load(checkpoint)
+    store = features.Features(tmp_path / "features")
+    assert features.compute(store, images, [row], encoder, encoder.vision_of, RESOURCES) == 1
+    with torch.no_grad():
+        expected = encoder.vision(noise_images(1)).numpy()
+    np.testing.assert_allclose(store.take([row.sha256]), expected, atol=5e-3)
+
+
+def test_features_that_are_not_finite_name_the_image(tmp_path: Path, checkpoint: str) -> None:
+    images = images_artifact(tmp_path, 3)
+    encoder = Blip2Encoder.load(checkpoint)
+
+    def overflowing(pixels: Tensor) -> Tensor:
+        vision = encoder.vision_of(pixels)
+        vision[2] *= 1e6  # above 65,504, the greatest half float
+        return vision
+
+    rows = features.pictures(images)
+    with pytest.raises(ValueError, match=r"image 'image-002' at .* not finite"):
+        features.compute(features.Features(tmp_path / "f"), images, rows, encoder, overflowing, RESOURCES)
+
+
+def test_images_with_the_same_bytes_are_computed_once(tmp_path: Path, checkpoint: str) -> None:
+    images = images_artifact(tmp_path, 2)
+    rows = features.pictures(images)
+    encoder = Blip2Encoder.load(checkpoint)
+    store = features.Features(tmp_path / "features")
+    twice = [*rows, rows[0]._replace(image_id="copy")]
+    assert features.compute(store, images, twice, encoder, encoder.vision_of, RESOURCES) == 2
+    with pytest.raises(KeyError, match="absent"):
+        store.take(["absent"])
+
+
+def test_a_damaged_part_says_what_to_remove(tmp_path: Path) -> None:
+    store = features.Features(tmp_path)
+    store.add(["b", "a"], np.arange(12, dtype=np.float16).reshape(2, 2, 3))
+    assert store.take(["a", "b"])[:, 0, 0].tolist() == [6, 0]
+    assert store.missing(["a", "c"]) == {"c"}
+    part = next(tmp_path.glob("*.arrow"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(ValueError, match="remove this file"):
+        features.Features(tmp_path)
+
+
+def test_half_precision_is_not_run_on_a_cpu_by_accident() -> None:
+    from tasks.encode import refuse_half_on_cpu
+
+    with pytest.raises(ValueError, match="set dtype=float32"):
+        refuse_half_on_cpu("auto", "float16", RESOURCES)
+    refuse_half_on_cpu("float16", "float16", RESOURCES)  # asked for
