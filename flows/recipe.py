@@ -1,0 +1,70 @@
+"""What a recipe is, and how one is found: by the name of its file in this folder."""
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from data.config import StageConfig
+from data.suggest import did_you_mean
+from tasks.runs import ActiveRun, check_stages, start_run
+from tasks.stage import Stage
+
+C = TypeVar("C", bound=StageConfig)
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[C]):
+    """A flow with its config and its stages.
+
+    Attributes:
+        name: name of the recipe and of its file in flows/.
+        config: type of the config; its defaults are a complete configuration.
+        flow: the Prefect flow `(config, rerun, until) -> run id`.
+        stages: in the order in which the flow calls them.
+    """
+
+    name: str
+    config: type[C]
+    flow: Callable[..., str]
+    stages: tuple[Stage[...], ...]
+
+    @property
+    def stage_names(self) -> list[str]:
+        return [stage.name for stage in self.stages]
+
+    def run(self, config: C, rerun: Sequence[str], until: str | None) -> AbstractContextManager[ActiveRun]:
+        """Record the flow's body as a run; `until` leaves it early. See `tasks.runs.start_run`."""
+        return start_run(self.name, self.stage_names, config, rerun, until)
+
+    def check(self, rerun: Sequence[str], until: str | None) -> list[str]:
+        """What is wrong with the stages named on a command line."""
+        return check_stages(self.stage_names, rerun, until)
+
+
+def recipe_names() -> list[str]:
+    """Names of the files in this folder that define RECIPE, found without importing them."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return [file.stem for file in files if re.search(r"^RECIPE\b", file.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+def check_recipe(name: str) -> None:
+    """Raise a LookupError with a suggestion if there is no recipe of this name."""
+    names = recipe_names()
+    if name not in names:
+        raise LookupError(f"no recipe {name!r};{did_you_mean(name, names)}")
+
+
+def load_recipe(name: str) -> Recipe[Any]:
+    """Import a recipe.
+
+    Raises:
+        LookupError: if there is none of this name; it suggests the nearest.
+    """
+    check_recipe(name)
+    recipe = importlib.import_module(f"flows.{name}").RECIPE
+    assert isinstance(recipe, Recipe)
+    return recipe
