@@ -102,9 +102,8 @@ def _listed(parts: Sequence[str]) -> str:
 
 def caption(scene: Scene, rng: random.Random) -> str:
     """Describe everything in `scene`, things in reading order."""
-    things = _listed([_a(_noun(thing, tuple(DOMAIN), rng)) for thing in scene.in_reading_order])
-    text = rng.choice(CAPTIONS).format(things=things, background=scene.background)
-    return text
+    things = _listed([_a(_noun(thing, tuple(DOMAIN), rng)) for thing in scene.things])
+    return rng.choice(CAPTIONS).format(things=things, background=scene.background)
 
 
 def _naming(scene: Scene, source: Look, rng: random.Random) -> tuple[str, ...]:

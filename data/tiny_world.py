@@ -61,7 +61,7 @@ FAMILY = 100  # images of a pool that are edits of one prototype, so that a rank
 UNMATCHED = 3
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Thing:
     """One drawn thing; every field is a key of `DOMAIN`."""
 
@@ -74,18 +74,21 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content. `jitter` moves pixels, never the meaning: two scenes mean the same when `same_as` says so."""
+    """A picture's content; its things are kept in reading order.
+
+    `jitter` moves pixels, never the meaning: two scenes mean the same when `same_as` says so.
+    """
 
     background: str
     things: tuple[Thing, ...]
     jitter: int = 0
 
-    def same_as(self, other: Scene) -> bool:
-        return self.background == other.background and sorted(self.things) == sorted(other.things)
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.things, key=lambda thing: POSITIONS.index(thing.position)))
+        object.__setattr__(self, "things", ordered)
 
-    @property
-    def in_reading_order(self) -> list[Thing]:
-        return sorted(self.things, key=lambda thing: POSITIONS.index(thing.position))
+    def same_as(self, other: Scene) -> bool:
+        return self.background == other.background and self.things == other.things
 
 
 def is_held_out(thing: Thing) -> bool:
@@ -421,7 +424,7 @@ def pool_scene(index: int, seed: int = 0) -> Scene:
     if member == 0:
         return prototype
     rng = random.Random(f"tiny-world/{seed}/{family}/{member}")
-    plain_kinds = [kind for kind in KINDS if kind not in ("negation", "count")]
+    plain_kinds = [kind for kind in KINDS if kind != "negation"]
     while True:
         edits = random_edits(rng, prototype, 1 + (rng.random() < 0.4), plain_kinds)
         scene = edited(rng, prototype, edits)
