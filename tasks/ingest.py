@@ -45,10 +45,12 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 class IngestConfig(StageConfig):
     """Which images to take."""
 
-    source: str = Field("tiny_world", description="a file of data/sources: tiny_world, folder")
-    path: Path | None = Field(None, description="the folder, for source=folder")
-    images: PositiveInt | None = Field(None, description="how many: drawn from a folder by seed, or made by a world")
-    seed: int = Field(0, description="of the draw, or of the world")
+    source: str = Field(default="tiny_world", description="a file of data/sources: tiny_world, folder")
+    path: Path | None = Field(default=None, description="the folder, for source=folder")
+    images: PositiveInt | None = Field(
+        default=None, description="how many: drawn from a folder by seed, or made by a world"
+    )
+    seed: int = Field(default=0, description="of the draw, or of the world")
 
     @model_validator(mode="after")
     def _suits_its_source(self) -> "IngestConfig":

@@ -33,8 +33,10 @@ class Config(StageConfig):
     """Which files to take."""
 
     path: Path = Field(description="the folder")
-    limit: PositiveInt | None = Field(None, description="draw this many of the files that may be images; default: all")
-    seed: int = Field(0, description="of the draw")
+    limit: PositiveInt | None = Field(
+        default=None, description="draw this many of the files that may be images; default: all"
+    )
+    seed: int = Field(default=0, description="of the draw")
 
 
 @dataclass(frozen=True, slots=True)
