@@ -1,0 +1,99 @@
+"""The rank stage: rows, order, and that it continues after a kill."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from data.artifact import Artifact, read_table
+from data.schemas import RANKING
+from data.tokens import write_tokens
+from models.ranking import TokenSets
+from tasks import rank as stage
+from tasks.rank import RankConfig, rank
+from tests.models.reference import score
+from tests.tasks.small_artifacts import sealed
+
+
+def _tokens(folder: Path, count: int, seed: int = 0) -> tuple[Artifact, np.ndarray]:
+    array = np.random.default_rng(seed).normal(size=(count, 3, 8)).astype(np.float16)
+    write_tokens(folder / "encode" / "tokens.arrow", [f"{place:04d}" for place in range(count)], array)
+    return sealed(folder / "encode", "encode", count), array
+
+
+@pytest.mark.parametrize("direction", ["reference", "candidate"])
+def test_every_image_has_its_nearest_others_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    monkeypatch.setattr(stage, "SHARD", 11)
+    tokens, array = _tokens(tmp_path, 30)
+    counts = rank.fn(tmp_path / "out", RankConfig.model_validate({"depth": 7, "direction": direction}), tokens)
+
+    expected = []
+    for reference in range(30):
+        others = [other for other in range(30) if other != reference]
+        pairs = [(reference, other) if direction == "reference" else (other, reference) for other in others]
+        scored = sorted((-float(score(array[a], array[b])), other) for (a, b), other in zip(pairs, others, strict=True))
+        expected += [(f"{reference:04d}", at, f"{other:04d}", -s) for at, (s, other) in enumerate(scored[:7], start=1)]
+    rows = read_table(tmp_path / "out" / "ranking.parquet", RANKING).to_pylist()
+    assert [tuple(row.values()) for row in rows] == expected
+    assert (counts.read, counts.kept, counts.written, counts.dropped) == (30, 30, 210, {})
+    first = [row["score"] for row in rows if row["rank"] == 1]
+    assert counts.detail["direction"] == direction
+    assert counts.detail["mean_score_at_rank"] == {"1": round(sum(first) / 30, 4)}
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_an_interrupted_run_continues_with_the_missing_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "SHARD", 10)
+    tokens, _ = _tokens(tmp_path, 35)
+    rank.fn(tmp_path / "whole", RankConfig(depth=5), tokens)
+    done: list[range] = []
+    shard = stage._shard
+
+    def dies_at_the_third(sets: TokenSets, rows: range, config: RankConfig) -> object:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(rows)
+        return shard(sets, rows, config)
+
+    monkeypatch.setattr(stage, "_shard", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        rank.fn(tmp_path / "out", RankConfig(depth=5), tokens)
+    done.clear()
+    counts = rank.fn(tmp_path / "out", RankConfig(depth=5), tokens)
+
+    assert done == [range(20, 30), range(30, 35)]
+    assert counts.read == 35
+    whole, again = (read_table(tmp_path / name / "ranking.parquet", RANKING) for name in ("whole", "out"))
+    assert again.equals(whole)
+    # A kill between the last rename and the return leaves nothing to do.
+    done.clear()
+    assert rank.fn(tmp_path / "out", RankConfig(depth=5), tokens) == counts
+    assert done == []
+
+
+def test_one_image_is_counted_as_without_candidate(tmp_path: Path) -> None:
+    tokens, _ = _tokens(tmp_path, 1)
+    counts = rank.fn(tmp_path / "out", RankConfig(), tokens)
+    assert (counts.read, counts.kept, counts.dropped, counts.written) == (1, 0, {"no_candidate": 1}, 0)
+    assert len(read_table(tmp_path / "out" / "ranking.parquet", RANKING)) == 0
+
+
+def test_a_small_pool_gives_short_rankings(tmp_path: Path) -> None:
+    tokens, _ = _tokens(tmp_path, 4)
+    assert rank.fn(tmp_path / "out", RankConfig(depth=100), tokens).written == 4 * 3
+
+
+def test_a_nan_token_names_its_image(tmp_path: Path) -> None:
+    array = np.ones((3, 2, 4), dtype=np.float16)
+    array[1, 1, 3] = np.nan
+    write_tokens(tmp_path / "encode" / "tokens.arrow", ["a.jpg", "b.jpg", "c.jpg"], array)
+    with pytest.raises(ValueError, match=r"image 'b\.jpg': token 1 has a value that is NaN"):
+        rank.fn(tmp_path / "out", RankConfig(), sealed(tmp_path / "encode", "encode", 3))
+
+
+def test_a_misspelt_direction_is_refused() -> None:
+    with pytest.raises(ValidationError, match="reference"):
+        RankConfig.model_validate({"direction": "forward"})
