@@ -1,7 +1,7 @@
 """A benchmark's queries and scoring rules, read from its annotation files without a single image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, TypeVar
 
@@ -41,6 +41,7 @@ class Annotations:
             over all. Empty where the split hides its targets.
         averages: unweighted means of other metrics, by name.
         official: the benchmark's own rule for equal scores.
+        splits: the whole split file, by part, where the protocol's gallery is smaller.
     """
 
     name: str
@@ -51,10 +52,20 @@ class Annotations:
     metrics: tuple[str, ...]
     averages: Mapping[str, tuple[str, ...]]
     official: Rule
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def candidates(self, query: Query) -> tuple[str, ...]:
         """The images that a query ranks, the reference among them."""
         return query.candidates or self.galleries.get("", ())
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the galleries."""
+        return tuple(self.galleries)
+
+    def part(self, query: Query) -> str:
+        """Name of the gallery that a query ranks."""
+        return "" if "" in self.galleries or not self.galleries else query.tags[0]
 
     @property
     def images(self) -> tuple[str, ...]:

@@ -110,9 +110,10 @@ def read(split: str, root: Path, protocol: FashionIQScoring | None = None) -> An
     folder, captions = _folder(split, root)
     queries: list[Query] = []
     galleries: dict[str, tuple[str, ...]] = {}
+    splits: dict[str, tuple[str, ...]] = {}
     for category in CATEGORIES:
-        gallery, found = _category(folder, captions, category, split, chosen)
-        galleries[category] = gallery
+        whole, gallery, found = _category(folder, captions, category, split, chosen)
+        splits[category], galleries[category] = whole, gallery
         queries += found
     labelled = split == "val"
     return Annotations(
@@ -124,6 +125,7 @@ def read(split: str, root: Path, protocol: FashionIQScoring | None = None) -> An
         metrics=METRICS if labelled else (),
         averages=AVERAGES if labelled else {},
         official="target_first",
+        splits=splits,
     )
 
 
@@ -166,10 +168,11 @@ def _folder(split: str, root: Path) -> tuple[Path, str]:
 
 def _category(
     folder: Path, captions: str, category: str, split: str, protocol: FashionIQScoring
-) -> tuple[tuple[str, ...], list[Query]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], list[Query]]:
+    """The whole split, the gallery and the queries."""
     split_file = folder / "image_splits" / f"split.{category}.{split}.json"
     listed = read_as(split_file, _IDS)
-    gallery = tuple(listed)
+    whole = gallery = tuple(listed)
     refuse_repeats(split_file, "image", gallery)
     path = folder / captions / f"cap.{category}.{split}.json"
     entries = read_as(path, _ENTRIES)
@@ -183,7 +186,7 @@ def _category(
         used = {image for _, image in named}
         gallery = tuple(image for image in gallery if image in used)
     joining = protocol.joining if isinstance(protocol, FashionIQProtocol) else "and"
-    return gallery, [_query(category, i, entry, gallery, joining) for i, entry in enumerate(entries)]
+    return whole, gallery, [_query(category, i, entry, gallery, joining) for i, entry in enumerate(entries)]
 
 
 def _query(category: str, index: int, entry: _Entry, gallery: tuple[str, ...], joining: Joining) -> Query:

@@ -1,0 +1,359 @@
+"""Rankings as users hand them over: lists of ids in JSON, or features and similarities in an NPZ file."""
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.annotations import Annotations
+from data.benchmarks import Query
+from data.layouts import BrokenAnnotations, read_json
+from data.scoring import ListedRanking, Ranking, ScoredRanking, subset_members
+
+Matrix = npt.NDArray[np.float32]
+Features = Mapping[str, npt.NDArray[Any]]
+
+# The head of a CIRR submission; a file with it can be scored as it is.
+HEAD = ("version", "metric")
+# Scores held at a time: 64 MB in float32.
+TILE = 2**24
+
+
+def read_features(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of an NPZ file.
+
+    Raises:
+        ValueError: if it is no NPZ file of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError(f"{path} holds one array; want an .npz file written by numpy.savez with named arrays")
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} is not an .npz file: {error}; write it with numpy.savez") from error
+
+
+def from_features(annotations: Annotations, arrays: Features) -> Mapping[str, Ranking]:
+    """Rankings by cosine similarity.
+
+    Args:
+        annotations: with known galleries.
+        arrays: `query` (Q, D) in annotation order and `gallery` (N, D) in split-file order, float; for FashionIQ
+            `dress_query`, `dress_gallery` and so on, where a gallery under val_union may hold the whole split or the
+            union alone; for GeneCIS one array of similarities per task, (queries, 1 + rivals), the target first.
+
+    Returns:
+        Rankings by query id, each made when it is asked for.
+
+    Raises:
+        ValueError: for a missing or unknown array, a wrong shape, NaN or a row of zeros.
+    """
+    _refuse_unknown(arrays, expected_arrays(annotations))
+    rankings: dict[str, Callable[[], Ranking]] = {}
+    if annotations.name == "genecis":
+        for part in annotations.parts:
+            rankings |= _similarities(annotations, part, arrays[part])
+    else:
+        for part in annotations.parts:
+            head = f"{part}_" if part else ""
+            rankings |= _cosines(annotations, part, arrays[f"{head}query"], arrays[f"{head}gallery"])
+    return Deferred(rankings)
+
+
+class Deferred(Mapping[str, Ranking]):
+    """Rankings that are made when asked for, so that no more than a tile of scores is held."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Ranking]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, query_id: str) -> Ranking:
+        return self._makers[query_id]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    # Mapping's own would make the ranking only to throw it away.
+    def __contains__(self, query_id: object) -> bool:
+        return query_id in self._makers
+
+
+def expected_arrays(annotations: Annotations) -> tuple[str, ...]:
+    """Names of the arrays that an NPZ file for this benchmark holds."""
+    if annotations.name == "genecis":
+        return annotations.parts
+    if annotations.parts == ("",) or not annotations.parts:
+        return ("query", "gallery", *(("gallery_ids",) if annotations.name == "circo" else ()))
+    return tuple(f"{part}_{kind}" for part in annotations.parts for kind in ("query", "gallery"))
+
+
+def _refuse_unknown(arrays: Features, expected: Sequence[str]) -> None:
+    missing = [name for name in expected if name not in arrays and name != "gallery_ids"]
+    unknown = [name for name in arrays if name not in expected]
+    if missing or unknown:
+        raise ValueError(
+            f"the features hold {', '.join(sorted(arrays)) or 'no arrays'}; want {', '.join(expected)}"
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+        )
+
+
+def _cosines(
+    annotations: Annotations, part: str, query: npt.NDArray[Any], gallery: npt.NDArray[Any]
+) -> dict[str, Callable[[], Ranking]]:
+    queries = [one for one in annotations.queries if annotations.part(one) == part]
+    ids = annotations.galleries[part]
+    head = f"{part}_" if part else ""
+    rows = _rows(annotations, part, f"{head}gallery", gallery)
+    asked, images = normalised(f"{head}query", query), normalised(f"{head}gallery", gallery[rows])
+    _check_shape(f"{head}query", asked, len(queries), "queries in annotation order")
+    if asked.shape[1] != images.shape[1]:
+        raise ValueError(
+            f"{head}query has {asked.shape[1]} dimensions and {head}gallery {images.shape[1]}; want the same"
+        )
+    tiles = Tiles(asked, images)
+    places = first_places(ids)
+
+    def maker(row: int, one: Query) -> Callable[[], Ranking]:
+        return lambda: ScoredRanking(one, tiles.scores(row), places, hidden_places(annotations, one, places))
+
+    return {one.query_id: maker(row, one) for row, one in enumerate(queries)}
+
+
+def _rows(annotations: Annotations, part: str, name: str, gallery: npt.NDArray[Any]) -> npt.NDArray[np.intp] | slice:
+    """Which rows of a gallery's features to use: all, or those of the union out of the whole split."""
+    ids = annotations.galleries[part]
+    whole = annotations.splits.get(part, ids)
+    if gallery.ndim == 2 and len(gallery) == len(whole) != len(ids):
+        kept = frozenset(ids)
+        return np.array([row for row, one in enumerate(whole) if one in kept], dtype=np.intp)
+    other = f" (or {len(whole)}, the whole split)" if len(whole) != len(ids) else ""
+    _check_shape(name, gallery, len(ids), f"gallery images in split-file order{other}")
+    return slice(None)
+
+
+def _check_shape(name: str, found: npt.NDArray[Any], rows: int, what: str) -> None:
+    if found.ndim != 2 or len(found) != rows:
+        raise ValueError(f"array {name!r} has shape {found.shape}; want ({rows}, D): {what}")
+
+
+def normalised(name: str, features: npt.NDArray[Any]) -> Matrix:
+    """Rows in float32, of length 1.
+
+    Raises:
+        ValueError: for other than a matrix of numbers, NaN, infinities, or a row of zeros, which has no direction.
+    """
+    if features.ndim != 2 or features.dtype.kind not in "fiu":
+        raise ValueError(f"array {name!r} is {features.dtype} of shape {features.shape}; want a float matrix (rows, D)")
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise ValueError(f"array {name!r}: {len(broken)} rows hold NaN or infinity, first row {broken[0]}")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    dead = np.flatnonzero(lengths == 0)
+    if len(dead):
+        raise ValueError(f"array {name!r}: {len(dead)} rows are all zeros, first row {dead[0]}; they rank nothing")
+    scaled: Matrix = rows / lengths
+    return scaled
+
+
+class Tiles:
+    """Cosines of queries and a gallery, a tile of queries at a time.
+
+    Equal gallery rows score exactly alike: matrix products round by the place of a row, so the first row's score is
+    taken for its copies (FashionIQ's galleries have up to 13 copies of a picture).
+    """
+
+    def __init__(self, queries: Matrix, gallery: Matrix) -> None:
+        self._queries = queries
+        self._gallery = gallery
+        self._size = max(1, TILE // max(1, len(gallery)))
+        self._start = -1
+        self._held: Matrix = np.zeros((0, 0), dtype=np.float32)
+        first: dict[bytes, int] = {}
+        twin_of = np.array([first.setdefault(row.tobytes(), place) for place, row in enumerate(gallery)], dtype=np.intp)
+        self._twins = np.flatnonzero(twin_of != np.arange(len(gallery)))
+        self._firsts = twin_of[self._twins]
+
+    def scores(self, row: int) -> Matrix:
+        """(N,) float32 cosines of one query."""
+        start = row - row % self._size
+        if start != self._start:
+            self._held = self._queries[start : start + self._size] @ self._gallery.T
+            self._held[:, self._twins] = self._held[:, self._firsts]
+            self._start = start
+        found: Matrix = self._held[row - start]
+        return found
+
+
+def first_places(ids: Sequence[str]) -> dict[str, int]:
+    """First place of each id: a target that is repeated among its rivals stands where it comes first."""
+    places: dict[str, int] = {}
+    for place, one in enumerate(ids):
+        places.setdefault(one, place)
+    return places
+
+
+def hidden_places(annotations: Annotations, query: Query, places: Mapping[str, int]) -> list[int]:
+    """Places that the protocol takes out of a gallery of distinct ids."""
+    if annotations.protocol.reference == "keep" or query.reference_id not in places:
+        return []
+    return [places[query.reference_id]]
+
+
+def _similarities(
+    annotations: Annotations, task: str, similarities: npt.NDArray[Any]
+) -> dict[str, Callable[[], Ranking]]:
+    queries = [one for one in annotations.queries if annotations.part(one) == task]
+    wanted = (len(queries), len(queries[0].candidates))
+    if similarities.shape != wanted or similarities.dtype.kind != "f":
+        raise ValueError(
+            f"array {task!r} is {similarities.dtype} of shape {similarities.shape}; want float similarities of shape"
+            f" {wanted}: a row per query, the target first and then its rivals in the file's order"
+        )
+
+    def maker(row: int, one: Query) -> Callable[[], Ranking]:
+        return lambda: ScoredRanking(
+            one, similarities[row], first_places(one.candidates), _same_as_reference(annotations, one)
+        )
+
+    return {one.query_id: maker(row, one) for row, one in enumerate(queries)}
+
+
+def _same_as_reference(annotations: Annotations, query: Query) -> list[int]:
+    if annotations.protocol.reference == "keep":
+        return []
+    return [place for place, one in enumerate(query.candidates) if place and one == query.reference_id]
+
+
+def from_lists(annotations: Annotations, found: Any, path: Path) -> Mapping[str, Ranking]:
+    """Rankings from parsed JSON: query id to gallery ids, best first.
+
+    A list may be longer or shorter than the gallery but must reach the deepest cut (CIRCO's evaluator takes shorter
+    ones, and so does this), and a CIRR list names all members of the query's set. GeneCIS lists name positions, 0 the
+    target. The head of a submission file (`version`, `metric`) is passed over. What the protocol takes out may be there
+    or not.
+
+    Raises:
+        ValueError: names the query and what is wrong: a query without list, an unknown or doubled id, a list that is
+            too short, a missing member.
+    """
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; want an object: query id to ranked gallery ids")
+    lists = {key: value for key, value in found.items() if key not in HEAD or isinstance(value, list)}
+    known = {query.query_id for query in annotations.queries}
+    missing = [query.query_id for query in annotations.queries if query.query_id not in lists]
+    unknown = [key for key in lists if key not in known]
+    if missing or unknown:
+        raise ValueError(
+            f"{path} ranks {len(lists) - len(unknown)} of the {len(known)} queries of {annotations.name}"
+            f" {annotations.split}"
+            + (f"; {len(missing)} have no list, first {missing[0]!r}" if missing else "")
+            + (f"; {len(unknown)} ids are unknown, first {unknown[0]!r}" if unknown else "")
+        )
+    return {query.query_id: _listed(annotations, query, lists[query.query_id], path) for query in annotations.queries}
+
+
+def _listed(annotations: Annotations, query: Query, found: Any, path: Path) -> Ranking:
+    where = f"{path}: query {query.query_id}"
+    if not isinstance(found, list):
+        raise ValueError(f"{where}: {type(found).__name__}; want a list of ids, best first")
+    ranked = _positions(where, query, found) if annotations.name == "genecis" else _ids(annotations, where, found)
+    repeated = _first_repeated(ranked)
+    if repeated is not None:
+        raise ValueError(f"{where}: {repeated!r} is ranked twice; a ranking names every image once")
+    if annotations.name == "genecis":
+        hidden = {str(place) for place in _same_as_reference(annotations, query)}
+        candidates: Sequence[str] = [str(place) for place in range(len(query.candidates))]
+    else:
+        hidden = {query.reference_id} if annotations.protocol.reference == "mask" else set()
+        candidates = annotations.candidates(query)
+    _check_known(annotations, query, where, ranked, candidates)
+    allowed = _as_set(tuple(candidates))
+    kept = [one for one in ranked if one not in hidden and (not candidates or one in allowed)]
+    _check_complete(annotations, query, where, kept, len(allowed - hidden))
+    if annotations.name == "genecis":
+        # Positions are named after their image only where it stands first: the target is position 0.
+        names = [query.targets[0] if place == "0" else f"#{place}" for place in kept]
+        return ListedRanking(names)
+    return ListedRanking(kept)
+
+
+@lru_cache(maxsize=8)
+def _as_set(ids: tuple[str, ...]) -> frozenset[str]:
+    """Thousands of lists are checked against the same gallery."""
+    return frozenset(ids)
+
+
+def _positions(where: str, query: Query, found: list[Any]) -> list[str]:
+    size = len(query.candidates)
+    for one in found:
+        if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < size:
+            raise ValueError(f"{where}: {one!r}; want positions 0 (the target) to {size - 1}")
+    return [str(one) for one in found]
+
+
+def _ids(annotations: Annotations, where: str, found: list[Any]) -> list[str]:
+    if annotations.name != "circo":
+        for one in found:
+            if not isinstance(one, str):
+                raise ValueError(f"{where}: {one!r} is no image id; want text such as {annotations.images[0]!r}")
+        return list(found)
+    ranked = []
+    for one in found:
+        # As numbers before they are compared, so that "9761" and 9761 count as the same image.
+        if isinstance(one, bool) or not isinstance(one, int | str) or not str(one).strip().isdecimal():
+            raise ValueError(f"{where}: {one!r} is no COCO image id; want a whole number")
+        ranked.append(str(int(one)))
+    return ranked
+
+
+def _first_repeated(ranked: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    for one in ranked:
+        if one in seen:
+            return one
+        seen.add(one)
+    return None
+
+
+def _check_known(
+    annotations: Annotations, query: Query, where: str, ranked: Sequence[str], candidates: Sequence[str]
+) -> None:
+    """Images outside the gallery are refused, apart from those a smaller gallery (val_union) leaves out."""
+    if not candidates:
+        return
+    known = _as_set(annotations.splits.get(annotations.part(query), tuple(candidates)))
+    for one in ranked:
+        if one not in known:
+            raise ValueError(f"{where}: {one!r} is not in its gallery of {len(known)} images")
+
+
+def _check_complete(annotations: Annotations, query: Query, where: str, kept: Sequence[str], possible: int) -> None:
+    listed = frozenset(kept)
+    members = subset_members(annotations, query)
+    absent = [one for one in members if one not in listed]
+    if absent:
+        raise ValueError(f"{where}: member {absent[0]!r} of its set is not ranked; subset recall needs all of them")
+    cut = max(int(metric.split("@")[1]) for metric in annotations.metrics)
+    if annotations.name != "circo" and len(kept) < min(cut, possible):
+        raise ValueError(
+            f"{where}: {len(kept)} images are ranked; want at least {min(cut, possible)} beside what is masked"
+        )
+
+
+def read_lists(annotations: Annotations, path: Path) -> Mapping[str, Ranking]:
+    """`from_lists` of a JSON file."""
+    try:
+        return from_lists(annotations, read_json(path), path)
+    except BrokenAnnotations as error:
+        raise ValueError(str(error)) from error
