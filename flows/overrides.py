@@ -115,8 +115,10 @@ def _model(level: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 
 def _unknown(kind: type[BaseModel], level: type[BaseModel], where: str, name: str, path: str) -> str:
+    if name in level.model_fields:
+        return f"{path}: {where}{name} is a field, not a group of fields"
     what = f"group {where.rstrip('.')!r} has no field" if where else "there is no stage or field"
-    near = did_you_mean(name, level.model_fields)
+    near = did_you_mean(f"{where}{name}", [f"{where}{field}" for field in level.model_fields])
     elsewhere = [full for full in _leaves(kind) if full.rpartition(".")[2] == path.rpartition(".")[2]]
     if "did you mean" not in near and elsewhere:
         near = f" did you mean {' or '.join(repr(full) for full in elsewhere)}?"

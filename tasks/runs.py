@@ -149,11 +149,17 @@ class ActiveRun:
             stream.write(json.dumps({**line, **facts, **more}) + "\n")
 
 
+_started: list[str] = []
 _current: ContextVar[ActiveRun | None] = ContextVar("cirque_run", default=None)
 
 
 def current_run() -> ActiveRun | None:
     return _current.get()
+
+
+def started_here() -> list[str]:
+    """Ids of the runs that this process started, the oldest first."""
+    return list(_started)
 
 
 @contextmanager
@@ -193,6 +199,7 @@ def start_run(
         token = _current.set(run)
         stack.callback(_current.reset, token)
         run._save()
+        _started.append(run.id)
         try:
             yield run
         except _Stop:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, cast
 
 from data.artifact import Artifact, Counts, key_material, read_manifest, seal
@@ -20,6 +21,9 @@ from tasks.store import Slot, home
 
 P = ParamSpec("P")
 Facts = Callable[..., Mapping[str, Any]]
+
+# Default of a stage's parameter `facts`, so that callers may leave it out: the decorator gives the real ones.
+NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,6 @@ class Stage(Generic[P]):
         except BaseException as error:
             run.fail(row, error, time.perf_counter() - started)
             raise
-        row.reason = outcome.reason or None
         run.finish(row, outcome.state, outcome.artifact, time.perf_counter() - started)
         return outcome
 
@@ -158,6 +161,8 @@ class Stage(Generic[P]):
                 return Outcome(replace(artifact, forced=force is not None), "cached", "")
             if fault.startswith("damaged") and force is None:
                 say(f"{self.name}: the stored artifact is {fault}; it is made again")
+            if row is not None:
+                row.reason = force or fault
             if force is not None or not slot.finish_sealed(contents):
                 self._work(slot, call, facts, contents, fresh=force is not None)
             return Outcome(Artifact(slot.sealed, self.name, slot.key, force is not None), "ran", force or fault)

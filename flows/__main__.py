@@ -1,0 +1,65 @@
+"""The command line: `python -m flows`, from the root of the repository."""
+
+from typing import Annotated
+
+import typer
+
+from flows.execute import execute, list_fields
+from flows.explain import explain
+from flows.status import status
+
+app = typer.Typer(
+    help="From a folder of unlabelled images to a trained zero-shot composed image retriever.\n\n"
+    "Start with `python -m flows demo`. Finished stages are kept below CIRQUE_HOME (default .cirque/) and found again,"
+    " so that every command can be stopped and repeated at any time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole MRA-CIR recipe on the tiny world, with the models that come with the repository.
+
+    The same as `run mra_cir`. A second call finds every stage cached.
+    """
+    execute("mra_cir", [], [], None)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe: a file in flows/, such as mra_cir.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as sample.low=41 or train.seeds=0,1,2."),
+    ] = None,
+    rerun: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAGE", help="Make this stage anew, and all that is built on it. Repeatable."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    fields: Annotated[bool, typer.Option("--fields", help="Print every setting with its default, and stop.")] = False,
+) -> None:
+    """Run a recipe; stages whose settings and inputs are unchanged come from the store.
+
+    Examples:
+
+      python -m flows run mra_cir sample.low=41 sample.high=50
+
+      python -m flows run mra_cir ingest.source=folder ingest.path=photos --until generate
+
+      python -m flows run mra_cir --rerun train
+    """
+    if fields:
+        list_fields(recipe)
+    else:
+        execute(recipe, assignments or [], rerun or [], until)
+
+
+app.command()(status)
+app.command()(explain)
+
+if __name__ == "__main__":
+    app(prog_name="python -m flows")

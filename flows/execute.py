@@ -1,0 +1,118 @@
+"""Run a recipe from the command line: everything checked first, one clear message when it goes wrong."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+
+from data.config import StageConfig
+from flows.overrides import ConfigError, configure, field_values
+from flows.recipe import Recipe, check_recipe, load_recipe
+from flows.server import local_server
+from flows.status import show
+from tasks.runs import RunError, load_run, started_here
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+
+
+def execute(name: str, assignments: Sequence[str], rerun: Sequence[str], until: str | None) -> None:
+    """Run the recipe `name` and print what came of it; see `execute_recipe`."""
+
+    def load() -> Recipe[Any]:
+        return load_recipe(name)
+
+    try:
+        check_recipe(name)
+    except LookupError as error:
+        typer.echo(f"error: {error.args[0]}", err=True)
+        raise typer.Exit(USAGE) from None
+    execute_recipe(load, assignments, rerun, until)
+
+
+def execute_recipe(
+    load: Callable[[], Recipe[Any]], assignments: Sequence[str], rerun: Sequence[str], until: str | None
+) -> None:
+    """Run a recipe and print what came of it.
+
+    Args:
+        load: imports the recipe; called while the server starts.
+        assignments, rerun, until: as on the command line.
+
+    Raises:
+        typer.Exit: 2 for a mistake in the arguments, before any work; 1 if a stage fails; 130 if it was stopped.
+    """
+    try:
+        with _terminable(), local_server() as server:
+            recipe = load()
+            config = checked(recipe, assignments, rerun, until)
+            server.wait()
+            run = _quietly(recipe, config, rerun, until)
+        show(load_run(run))
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        raise typer.Exit(USAGE) from None
+    except RunError as error:
+        show(error.record)
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        stage = load_run(started_here()[-1]).stage_in_hand() if started_here() else None
+        typer.echo(
+            f"interrupted{f' in stage {stage!r}' if stage else ''}; run the same command again: it continues"
+            " from the last finished part",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def checked(recipe: Recipe[Any], assignments: Sequence[str], rerun: Sequence[str], until: str | None) -> StageConfig:
+    """The config, if nothing at all is wrong with the arguments.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    problems = recipe.check(rerun, until)
+    try:
+        config: StageConfig = configure(recipe.config, assignments)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def list_fields(name: str) -> None:
+    """Print every field of a recipe with its default, ready to be pasted behind `run`."""
+    try:
+        recipe = load_recipe(name)
+    except LookupError as error:
+        typer.echo(f"error: {error.args[0]}", err=True)
+        raise typer.Exit(USAGE) from None
+    for line in field_values(recipe.config()):
+        typer.echo(line)
+
+
+def _quietly(recipe: Recipe[Any], config: StageConfig, rerun: Sequence[str], until: str | None) -> str:
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    # The heartbeat's thread would hold up the end of every flow by a second; the run's lock tells who is alive.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return recipe.flow(config=config, rerun=list(rerun), until=until)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does, so that the stage in hand is recorded."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
