@@ -107,18 +107,25 @@ def listing_facts(config: IngestConfig) -> dict[str, Any]:
 
 
 @stage(version=1, facts=listing_facts)
-def ingest(out: Path, config: IngestConfig, *, facts: Mapping[str, Any], resources: Resources) -> Counts:
+def ingest(
+    out: Path, config: IngestConfig, *, facts: Mapping[str, Any] | None = None, resources: Resources | None = None
+) -> Counts:
     """Decode every image of the source; write images.parquet and rejected.parquet, sorted by id.
 
     Images that are no files are stored below images/. An interrupted run continues after its last whole part.
+
+    Args:
+        facts: what `listing_facts` gave when the work was decided on; taken now if left out.
 
     Raises:
         OSError, ValueError: if the source cannot be read or holds no usable image.
         RuntimeError: if the source changed while it was read.
     """
+    facts = listing_facts(config) if facts is None else facts
     source = open_configured(config)
     parts = out / "parts"
-    written = _verify_parts(source, out, parts, facts, resources)
+    workers = resources.workers if resources is not None else os.cpu_count() or 1
+    written = _verify_parts(source, out, parts, facts, workers)
     if source.listing() != facts["listing"]:
         raise RuntimeError(
             f"the images of source={config.source} changed while they were read; run again when nothing writes there"
@@ -140,14 +147,14 @@ def ingest(out: Path, config: IngestConfig, *, facts: Mapping[str, Any], resourc
     )
 
 
-def _verify_parts(source: Source, out: Path, parts: Path, facts: Mapping[str, Any], resources: Resources) -> list[Path]:
+def _verify_parts(source: Source, out: Path, parts: Path, facts: Mapping[str, Any], workers: int) -> list[Path]:
     """Write a table of verified rows for every `PART` items, unless an earlier run did; their paths, in order."""
     total = facts.get("items")
     finished = sum(1 for _ in parts.glob("*.parquet")) * PART
     done = finished if total is None else min(finished, total)
     items = source.items()
     paths: list[Path] = []
-    with progress(total, "images", done) as advance, ThreadPoolExecutor(resources.workers) as pool:
+    with progress(total, "images", done) as advance, ThreadPoolExecutor(workers) as pool:
         while batch := list(islice(items, PART)):
             path = parts / f"{len(paths):07d}.parquet"
             if not _holds(path, batch):
