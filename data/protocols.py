@@ -34,7 +34,8 @@ class Answer:
 class Judge:
     """Scores queries of one benchmark by its protocol.
 
-    Equal scores keep the order of the gallery (a stable sort); `Answer.tied` says where that mattered.
+    Equal scores keep the order of the gallery (a stable sort), or put targets last where `protocol["ties"]` is
+    "pessimistic"; `Answer.tied` says where that mattered.
     """
 
     def __init__(self, benchmark: Benchmark, depth: int = 50) -> None:
@@ -59,9 +60,9 @@ class Judge:
         """
         competing = self._competing(query)
         self._check(query, scores, competing)
-        order = _descending(competing, scores)
+        order = self._order(query, competing, scores)
         top = self._ids(order[: max(self.depth, self.cut)])
-        subset = self._ids(_descending(self._places(query.subset), scores))
+        subset = self._ids(self._order(query, self._places(query.subset), scores))
         return Answer(
             query=query,
             ranked=tuple(top[: self.depth]),
@@ -78,6 +79,13 @@ class Judge:
         if self.benchmark.protocol["reference"] == "mask":
             places = places[places != self._place.get(query.reference_id, -1)]
         return places
+
+    def _order(self, query: Query, places: Places, scores: Scores) -> Places:
+        late = np.zeros(len(places), dtype=bool)
+        if self.benchmark.protocol.get("ties") == "pessimistic":
+            late = np.isin(places, self._places(query.targets))
+        order: Places = np.lexsort((late, -scores[places]))  # stable: what is equal in both stays as it was
+        return places[order]
 
     def _places(self, images: Sequence[str]) -> Places:
         return np.array(sorted({self._place[image] for image in images}), dtype=np.intp)
@@ -164,10 +172,6 @@ def predictions_table(method: str, benchmark: Benchmark, seed: int | None, answe
         pa.array([score for answer in answers for score in answer.scores], pa.float32()),
     ]
     return pa.Table.from_arrays(columns, schema=PREDICTIONS)
-
-
-def _descending(places: Places, scores: Scores) -> Places:
-    return places[np.argsort(-scores[places], kind="stable")]
 
 
 def _value(kind: str, k: int, query: Query, ranked: Sequence[str], subset: Sequence[str]) -> float:

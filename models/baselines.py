@@ -6,8 +6,6 @@ tokens. A text is one token, so for it the mean falls away. (MVFT-JI, arXiv 2505
 
 from typing import Literal, get_args
 
-from torch.nn.functional import normalize
-
 from models.encoders import TokenSet
 
 Baseline = Literal["image_only", "text_only", "image_text"]
@@ -29,6 +27,8 @@ def baseline_query(method: Baseline, image: TokenSet, text: TokenSet) -> TokenSe
     Raises:
         ValueError: if the shapes do not belong together.
     """
+    from torch.nn.functional import normalize  # the command line reads BASELINES and should not wait for torch
+
     batch, _, dim = image.tokens.shape
     if text.tokens.shape != (batch, 1, dim):
         raise ValueError(f"text features of shape {tuple(text.tokens.shape)}, want {(batch, 1, dim)} for these images")

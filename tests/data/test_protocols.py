@@ -72,6 +72,16 @@ def test_equal_scores_keep_the_order_of_the_gallery_and_are_reported() -> None:
     assert answer.tied
 
 
+def test_a_pessimistic_protocol_puts_targets_behind_their_equals() -> None:
+    query = Query("q", "a", "change it", ("b",), subset=("b", "d"))
+    hopeful = benchmark(query, metrics=("recall@1", "subset_recall@1"))
+    strict = Benchmark(**{**vars(hopeful), "protocol": {"reference": "mask", "ties": "pessimistic"}})
+    equal = np.array([0.0, 0.5, 0.5, 0.5, 0.1], np.float32)
+    assert Judge(hopeful).answer(query, equal).values == {"recall@1": 1.0, "subset_recall@1": 1.0}
+    assert Judge(strict).answer(query, equal).values == {"recall@1": 0.0, "subset_recall@1": 0.0}
+    assert Judge(strict).answer(query, equal).ranked == ("c", "d", "b", "e")
+
+
 def test_a_tie_that_no_metric_sees_is_not_reported() -> None:
     assert not ask(SINGLE, [0.0, 0.9, 0.5, 0.1, 0.1]).tied  # d = e, neither a target
     assert not ask(SINGLE, [0.5, 0.4, 0.5, 0.3, 0.1]).tied  # a is masked

@@ -1,0 +1,135 @@
+"""The images of a benchmark as features of a vision tower: each image is loaded once, each tower runs once."""
+
+import math
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.benchmarks import Benchmark
+from data.config import Resources
+from data.images import BadImage
+from models.encoders import Encoder
+
+HalfFloats = npt.NDArray[np.float16]
+
+# Share of the free disk that stored features may take. Those of a ViT-g are 0.7 MB an image.
+DISK_SHARE = 0.5
+
+
+class Batch(NamedTuple):
+    """Neighbouring images, from place `start` of `Pictures.ids` on."""
+
+    start: int
+    vision: Tensor
+    """(B, P, W), on the encoder's device, in its tower's type, rounded to half precision."""
+
+
+class Pictures:
+    """Gallery and references of one benchmark.
+
+    The tower stays frozen in training, so the base checkpoint and all seeds share its features. Whether a checkpoint
+    has the same tower is not believed but seen: its features of the first batch must equal the stored ones bit by bit;
+    if they do not, its own features are computed and stored beside. Where the disk has no room they are computed anew
+    for every checkpoint.
+    """
+
+    def __init__(self, benchmark: Benchmark, folder: Path, resources: Resources) -> None:
+        """Take the features that an interrupted run left in `folder`, if any."""
+        self.benchmark = benchmark
+        self.ids = list(dict.fromkeys([*benchmark.gallery, *(query.reference_id for query in benchmark.queries)]))
+        self.place = {image: place for place, image in enumerate(self.ids)}
+        self.batch = resources.batch_size
+        self.workers = resources.workers
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+
+    @property
+    def towers(self) -> list[Path]:
+        """Files of stored features, one per distinct vision tower."""
+        return sorted(self._folder.glob("tower-*.npy"))
+
+    def batches(self, encoder: Encoder) -> Iterator[Batch]:
+        """The features of all images in the order of `ids`, the gallery first.
+
+        Raises:
+            data.images.BadImage: naming the benchmark's image that cannot be read.
+            ValueError: if features are not finite in half precision.
+        """
+        first = self._see(encoder, 0, encoder.pixels(self._load(0)))
+        like = first.vision
+        for path in self.towers:
+            stored: HalfFloats = np.load(path, mmap_mode="r")
+            whole = stored.shape == (len(self.ids), *like.shape[1:])
+            if whole and np.array_equal(stored[: len(like)], _half(like)):
+                for start in range(0, len(stored), self.batch):
+                    yield Batch(start, torch.from_numpy(stored[start : start + self.batch].copy()).to(like))
+                return
+        yield from self._computed(encoder, first)
+
+    def _computed(self, encoder: Encoder, first: Batch) -> Iterator[Batch]:
+        """All batches from the tower itself, stored on the way if there is room."""
+        shape = (len(self.ids), *first.vision.shape[1:])
+        target = self._folder / f"tower-{len(self.towers)}.npy"
+        part = target.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        store: HalfFloats | None = None
+        if 2 * math.prod(shape) < DISK_SHARE * shutil.disk_usage(self._folder).free:
+            store = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+        rest = (self._see(encoder, start, pixels) for start, pixels in self._prepared(encoder))
+        for batch in chain([first], rest):
+            if store is not None:
+                store[batch.start : batch.start + self.batch] = _half(batch.vision)
+            yield batch
+        if store is not None:
+            del store  # flushes
+            os.replace(part, target)
+
+    def _prepared(self, encoder: Encoder) -> Iterator[tuple[int, Tensor]]:
+        """Pixels of all batches but the first, prepared by threads while the tower works on an earlier one."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            ahead: deque[tuple[int, Future[Tensor]]] = deque()
+            for start in range(self.batch, len(self.ids), self.batch):
+                ahead.append((start, pool.submit(lambda at: encoder.pixels(self._load(at)), start)))
+                if len(ahead) > self.workers:
+                    at, pixels = ahead.popleft()
+                    yield at, pixels.result()
+            for at, pixels in ahead:
+                yield at, pixels.result()
+
+    def _see(self, encoder: Encoder, start: int, pixels: Tensor) -> Batch:
+        """Run the tower over one batch. The features are rounded as if they had been stored."""
+        vision = encoder.vision_of(pixels)
+        half = vision.to(torch.float16)
+        if not bool(torch.isfinite(half).all()):
+            ids = self.ids[start : start + self.batch]
+            raise ValueError(
+                f"benchmark {self.benchmark.name!r}: the vision tower's features of images {ids[0]!r} to {ids[-1]!r}"
+                f" are not finite in half precision; greatest value {float(vision.abs().max()):g}"
+            )
+        return Batch(start, half.to(vision.dtype))
+
+    def _load(self, start: int) -> list[Image.Image]:
+        images = []
+        for image_id in self.ids[start : start + self.batch]:
+            try:
+                images.append(self.benchmark.load_image(image_id))
+            except BadImage as error:
+                error.add_note(f"This is image {image_id!r} of benchmark {self.benchmark.name!r}, which must be whole.")
+                raise
+        return images
+
+
+def _half(vision: Tensor) -> HalfFloats:
+    half: HalfFloats = vision.to("cpu", torch.float16).numpy()
+    return half

@@ -1,0 +1,339 @@
+"""Evaluation of a world whose ranks can be read off: image k of the gallery points at 10 k degrees.
+
+A text "at 31" points at 31 degrees, and a trained checkpoint composes a query by following its text, off by as many
+degrees as its seed says. Cosines fall with the angle, so the nearest angle ranks first.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import data.benchmarks
+import tasks.evaluate
+from data.artifact import Artifact, Counts, read_table
+from data.benchmarks import Benchmark, Query
+from data.config import Resources
+from data.images import BadImage
+from data.schemas import PREDICTIONS, SCORES
+from models.encoders import TokenSet, load_encoder
+from tasks.evaluate import EvaluateConfig, evaluate
+from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
+from tests.tasks.small_artifacts import sealed
+
+OFF = {"seed-0": 0.0, "seed-1": -9.0, "base": 0.0}
+
+
+class Compass:
+    """An encoder of the world above; the tower shows an image's angle."""
+
+    def __init__(self, off: float = 0.0, tower: float = 0.0) -> None:
+        self.digest = "weights"
+        self.truncations = 0
+        self.off = off
+        self.tower = tower
+
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        return torch.tensor([[[float(image.getpixel((0, 0))[0])]] for image in images])  # type: ignore[index]
+
+    def vision_of(self, pixels: Tensor) -> Tensor:
+        return pixels + self.tower
+
+    def vision(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.vision_of(self.pixels(images))
+
+    def image_tokens(self, vision: Tensor) -> TokenSet:
+        return pointing(10 * (vision[:, :, 0] - self.tower))
+
+    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+        return pointing(torch.tensor([[float(text.removeprefix("at "))] for text in texts]))
+
+    def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:
+        return pointing(torch.tensor([[float(text.removeprefix("at ")) + self.off] for text in texts]))
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+def pointing(degrees: Tensor) -> TokenSet:
+    radians = degrees * math.pi / 180
+    return TokenSet(torch.stack([radians.cos(), radians.sin()], dim=-1), torch.ones(degrees.shape, dtype=torch.bool))
+
+
+class World:
+    """Benchmarks by name; counts the images that were loaded."""
+
+    def __init__(self) -> None:
+        self.benchmarks: dict[str, Benchmark] = {}
+        self.loaded: list[str] = []
+        self.encoder: Callable[[str], object] = lambda name: Compass(OFF[name])
+
+    def add(self, name: str, *queries: Query, **changes: object) -> None:
+        given = {
+            "name": name,
+            "split": "val",
+            "gallery": ("i0", "i1", "i2", "i3", "i4", "i5"),
+            "queries": queries,
+            "protocol": {"reference": "mask"},
+            "metrics": ("recall@1", "recall@2", "recall@3"),
+            "source": "the test",
+            "licence": "none",
+            "load_image": self.load_image,
+            "digest": name,
+        }
+        self.benchmarks[name] = Benchmark(**{**given, **changes})  # type: ignore[arg-type]
+
+    def load_image(self, image_id: str) -> Image.Image:
+        self.loaded.append(image_id)
+        return Image.new("RGB", (10, 10), (int(image_id[1:]), 0, 0))
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(tasks.evaluate, "names", lambda: ["one", "two"])
+    monkeypatch.setattr(tasks.evaluate, "load_benchmark", lambda name, split: world.benchmarks[name])
+    monkeypatch.setattr(tasks.evaluate, "load_encoder", lambda name, *options: world.encoder(Path(name).name))
+    return world
+
+
+def run(folder: Path, seeds: Sequence[int] = (0,), **config: object) -> Counts:
+    trained, tokens = inputs(folder, seeds)
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    settings = EvaluateConfig.model_validate({"benchmarks": ("one",), **config})
+    return evaluate.fn(out, settings, trained, tokens, resources=Resources(batch_size=2))
+
+
+def inputs(folder: Path, seeds: Sequence[int]) -> tuple[Artifact, Artifact]:
+    for seed in seeds:
+        (folder / "trained" / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
+    trained = sealed(folder / "trained", "train", config={"seeds": list(seeds)})
+    tokens = sealed(
+        folder / "tokens", "encode", config={"checkpoint": "base"}, facts={"weights": "weights", "dtype": "float32"}
+    )
+    return trained, tokens
+
+
+def values(folder: Path) -> dict[tuple[str, str], float]:
+    table = read_table(folder / "out" / "scores.parquet", SCORES)
+    return {(row["method"], row["metric"]): row["value"] for row in table.to_pylist()}
+
+
+def ranked(folder: Path, method: str, seed: int | None = None) -> list[str]:
+    rows = read_table(folder / "out" / "predictions.parquet", PREDICTIONS).to_pylist()
+    return [row["image_id"] for row in rows if (row["method"], row["seed"]) == (method, seed)]
+
+
+QUERY = Query("q", "i0", "at 31", ("i3",), tags=("turn",))
+
+
+def test_methods_rank_as_their_angles_say(tmp_path: Path, world: World) -> None:
+    world.add("one", QUERY)
+    counts = run(tmp_path, seeds=(0, 1))
+    # i0 is masked. Image: 0 degrees. Text: 31. Both: 15.5, so i2 is off by 4.5 and i1 by 5.5. Seed 1: 31 - 9 = 22.
+    assert ranked(tmp_path, "image_only") == ["i1", "i2", "i3", "i4", "i5"]
+    assert ranked(tmp_path, "text_only") == ["i3", "i4", "i2", "i5", "i1"]
+    assert ranked(tmp_path, "image_text") == ["i2", "i1", "i3", "i4", "i5"]
+    assert ranked(tmp_path, "composed", 0) == ["i3", "i4", "i2", "i5", "i1"]
+    assert ranked(tmp_path, "composed", 1) == ["i2", "i3", "i1", "i4", "i5"]
+    assert counts.model_dump() == {
+        "read": 1,
+        "kept": 1,
+        "dropped": {},
+        "written": 4 * 4,  # methods by three recalls and one recall@1/turn
+        "detail": {
+            "queries_decided_by_a_tie": {f"one/{m}": 0 for m in ("image_only", "text_only", "image_text", "composed")},
+            "vision_towers": {"one": 1},
+            "texts_cut": 0,
+        },
+    }
+
+
+def test_scores_are_percent_and_average_the_seeds(tmp_path: Path, world: World) -> None:
+    world.add("one", QUERY)
+    run(tmp_path, seeds=(0, 1))
+    found = values(tmp_path)
+    assert found["text_only", "recall@1"] == 100.0
+    assert found["image_only", "recall@2"] == 0.0
+    assert found["image_only", "recall@3"] == 100.0
+    assert found["composed", "recall@1"] == 50.0  # seed 0 first, seed 1 second
+    assert found["composed", "recall@1/turn"] == 50.0
+    rows = read_table(tmp_path / "out" / "scores.parquet", SCORES).to_pylist()
+    composed = next(row for row in rows if row["method"] == "composed")
+    assert (composed["seeds"], composed["queries"], composed["protocol"]) == (2, 1, '{"reference":"mask"}')
+    assert (composed["low"], composed["high"]) == (50.0, 50.0)  # one query: no other resample
+
+
+def test_kept_reference_and_several_targets(tmp_path: Path, world: World) -> None:
+    query = Query("q", "i0", "at 31", ("i3", "i2"))
+    world.add("one", query, protocol={"reference": "keep"}, metrics=("map@5", "recall@1"))
+    run(tmp_path)
+    assert ranked(tmp_path, "image_only") == ["i0", "i1", "i2", "i3", "i4", "i5"]
+    # text_only: i3, i4, i2, ...: hits at 1 and 3 of two targets: (1/1 + 2/3) / 2 = 5/6
+    assert values(tmp_path)["text_only", "map@5"] == pytest.approx(100 * 5 / 6)
+    # image_only: hits at 3 and 4: (1/3 + 2/4) / 2 = 5/12
+    assert values(tmp_path)["image_only", "map@5"] == pytest.approx(100 * 5 / 12)
+
+
+def test_phrasings_are_averaged(tmp_path: Path, world: World) -> None:
+    world.add("one", Query("q", "i5", "at 0", ("i3",), phrasings=("at 12", "at 50")))
+    run(tmp_path)
+    assert ranked(tmp_path, "text_only")[0] == "i3"  # (12 + 50) / 2 = 31
+    assert ranked(tmp_path, "composed", 0)[0] == "i3"
+
+
+def test_images_are_loaded_once_and_the_tower_is_compared_on_one_batch(tmp_path: Path, world: World) -> None:
+    world.add("one", Query("q", "i9", "at 31", ("i3",)))  # the reference is not in the gallery
+    run(tmp_path, seeds=(0, 1))
+    assert sorted(world.loaded[:7]) == ["i0", "i1", "i2", "i3", "i4", "i5", "i9"]
+    assert world.loaded[7:] == ["i0", "i1"] * 2
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_a_checkpoint_with_another_tower_gets_its_own_features(tmp_path: Path, world: World) -> None:
+    world.encoder = lambda name: Compass(tower=1.0 if name == "seed-1" else 0.0)
+    world.add("one", QUERY)
+    counts = run(tmp_path, seeds=(0, 1))
+    assert counts.detail["vision_towers"] == {"one": 2}
+    assert ranked(tmp_path, "composed", 0) == ranked(tmp_path, "composed", 1)
+
+
+def test_features_survive_an_interruption(tmp_path: Path, world: World) -> None:
+    class Dies(Compass):
+        def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+            raise KeyboardInterrupt
+
+    world.add("one", QUERY)
+    world.encoder = lambda name: Dies()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    world.encoder = lambda name: Compass()
+    world.loaded.clear()
+    run(tmp_path)
+    assert world.loaded == ["i0", "i1"] * 2  # the comparison of base and seed 0
+    assert ranked(tmp_path, "text_only")[0] == "i3"
+
+
+def test_full_disk_means_computing_again(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.pictures.DISK_SHARE", 0.0)
+    world.add("one", QUERY)
+    counts = run(tmp_path)
+    assert counts.detail["vision_towers"] == {"one": 0}
+    assert sorted(world.loaded) == sorted(["i0", "i1", "i2", "i3", "i4", "i5"] * 2)
+    assert ranked(tmp_path, "composed", 0)[0] == "i3"
+
+
+def test_nan_names_the_image(tmp_path: Path, world: World) -> None:
+    class Broken(Compass):
+        def image_tokens(self, vision: Tensor) -> TokenSet:
+            return pointing(torch.where(vision == 4, math.nan, 10 * vision)[:, :, 0])
+
+    world.add("one", QUERY)
+    world.encoder = lambda name: Broken()
+    with pytest.raises(ValueError, match=r"image 'i4'.*NaN"):
+        run(tmp_path)
+
+
+def test_collapsed_tokens_are_an_error_and_not_a_perfect_score(tmp_path: Path, world: World) -> None:
+    class Collapsed(Compass):
+        def image_tokens(self, vision: Tensor) -> TokenSet:
+            return pointing(0 * vision[:, :, 0])
+
+    world.add("one", Query("q", "i5", "at 31", ("i0",)))
+    world.encoder = lambda name: Collapsed()
+    with pytest.raises(ValueError, match="all 5 scores are 1; the tokens have collapsed"):
+        run(tmp_path)
+
+
+def test_ties_are_counted(tmp_path: Path, world: World) -> None:
+    class Twins(Compass):
+        def image_tokens(self, vision: Tensor) -> TokenSet:
+            return pointing(10 * vision[:, :, 0].clamp(max=3))  # i3, i4 and i5 look alike
+
+    world.add("one", QUERY)
+    world.encoder = lambda name: Twins()
+    assert run(tmp_path).detail["queries_decided_by_a_tie"]["one/text_only"] == 1  # type: ignore[call-overload, index]
+    assert ranked(tmp_path, "text_only")[:3] == ["i3", "i4", "i5"]  # gallery order
+
+
+def test_an_unreadable_image_is_named(tmp_path: Path, world: World) -> None:
+    def load_image(image_id: str) -> Image.Image:
+        if image_id == "i4":
+            raise BadImage("truncated", "cut after 100 bytes")
+        return world.load_image(image_id)
+
+    world.add("one", QUERY, load_image=load_image)
+    with pytest.raises(BadImage) as caught:
+        run(tmp_path)
+    assert "'i4' of benchmark 'one'" in caught.value.__notes__[0]
+
+
+def test_hidden_targets_are_answered_and_counted_as_unscored(tmp_path: Path, world: World) -> None:
+    world.add("one", Query("q", "i0", "at 31", ()), metrics=())
+    world.add("two", QUERY)
+    counts = run(tmp_path, benchmarks=("one", "two"))
+    assert (counts.read, counts.kept, counts.dropped) == (2, 1, {"targets_hidden": 1})
+    rows = read_table(tmp_path / "out" / "predictions.parquet", PREDICTIONS).to_pylist()
+    first = next(row for row in rows if row["benchmark"] == "one" and row["method"] == "text_only")
+    assert first["image_id"] == "i3"
+    assert set(read_table(tmp_path / "out" / "scores.parquet", SCORES)["benchmark"].to_pylist()) == {"two"}
+
+
+def test_tiles_do_not_change_the_answers(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = Query("r", "i5", "at 4", ("i0",))
+    world.add("one", QUERY, turned)
+    run(tmp_path / "whole")
+    monkeypatch.setattr("tasks.answers.COSINES", 2)
+    run(tmp_path / "tiled")
+    tables = [read_table(tmp_path / name / "out" / "predictions.parquet", PREDICTIONS) for name in ("whole", "tiled")]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_changed_base_checkpoint_is_refused(tmp_path: Path, world: World) -> None:
+    def changed(name: str) -> Compass:
+        encoder = Compass()
+        encoder.digest = "others"
+        return encoder
+
+    world.add("one", QUERY)
+    world.encoder = changed
+    with pytest.raises(ValueError, match="has changed since the images were encoded"):
+        run(tmp_path)
+
+
+def test_a_misspelt_benchmark_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ValueError, match="no benchmark 'circ'; did you mean 'cir"):
+        EvaluateConfig(benchmarks=("circ",))
+    with pytest.raises(LookupError, match="did you mean 'circo'"):
+        data.benchmarks.load_benchmark("circoo")
+    with pytest.raises(ValueError, match="each once"):
+        EvaluateConfig(benchmarks=("circo", "circo"))
+
+
+def test_a_real_network_finds_the_reference_itself(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = {f"i{k}": image for k, image in enumerate(noise_images(6))}
+    query = Query("q", "i2", "make it red", ("i2",))
+    world.add("one", query, protocol={"reference": "keep"}, load_image=pictures.__getitem__)
+    trained, _ = inputs(tmp_path, (0,))
+    tiny_checkpoint(tmp_path / "base")
+    tiny_checkpoint(tmp_path / "trained" / "seed-0", seed=1)
+    monkeypatch.setattr(tasks.evaluate, "load_encoder", load_encoder)
+    from models.checkpoints import resolve
+
+    base = str(tmp_path / "base")
+    facts = {"weights": resolve(base).revision, "dtype": "float32"}
+    tokens = sealed(tmp_path / "encoded", "encode", config={"checkpoint": base}, facts=facts)
+    out = tmp_path / "out"
+    out.mkdir()
+    evaluate.fn(out, EvaluateConfig(benchmarks=("one",)), trained, tokens, resources=Resources(batch_size=4))
+    assert values(tmp_path)["image_only", "recall@1"] == 100.0
+    rows = read_table(out / "predictions.parquet", PREDICTIONS).to_pylist()
+    first = next(row for row in rows if row["method"] == "image_only")
+    assert first["score"] == pytest.approx(1.0, abs=1e-3)
