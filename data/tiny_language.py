@@ -1,7 +1,8 @@
-"""The tiny world's language: captions and modifications in several phrasings, and a parser that reads them back exactly.
+"""The tiny world's language: captions and modifications in several phrasings, and a parser that reads them back
+exactly.
 
-Each kind of edit has phrasings to train on and phrasings (`held_out=True`) that only benchmarks use. The parser reads both, and
-nothing else: a text outside the grammar is not understood, which is how what a model writes is judged.
+Each kind of edit has phrasings to train on and phrasings (`held_out=True`) that only benchmarks use. The parser reads
+both, and nothing else: a text outside the grammar is not understood, which is how what a model writes is judged.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from data.tiny_world import (
     exactly,
     fits,
     look,
+    look_of,
 )
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
@@ -52,7 +54,8 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "texture": ("make {x} {v}", "change {x} to a {v} one", "{x} is {v} now", "give {x} a {v} texture"),
     "position": ("move {x} to the {v}", "put {x} in the {v}", "{x} is in the {v} now", "{x} goes to the {v}"),
     "background": (
-        "change the background to {v}", "make the background {v}", "the background is {v} now", "put it on a {v} background",
+        "change the background to {v}", "make the background {v}", "the background is {v} now",
+        "put it on a {v} background",
     ),
     "addition": ("add {new}", "put {new} there", "there is also {new}", "it has {new} too"),
     "removal": ("remove {x}", "take away {x}", "there is no {x0} any more", "it goes without {x}"),
@@ -76,7 +79,7 @@ HELD_OUT_PHRASES: dict[str, tuple[str, ...]] = {
 STYLES = ("short", "sentence")
 
 
-# --- Writing -----------------------------------------------------------------------------------------------------------------
+# --- Writing ---
 
 
 def _noun(thing: Thing, attributes: Sequence[str], rng: random.Random, plural: bool = False) -> str:
@@ -109,10 +112,13 @@ def caption(scene: Scene, rng: random.Random) -> str:
 def _naming(scene: Scene, source: Look, rng: random.Random) -> tuple[str, ...]:
     """Choose attributes that tell the source from the other things: the fewest that do, sometimes one more."""
     thing = next(t for t in scene.things if fits(source, t))
-    choices: list[tuple[str, ...]] = [("shape",), ("colour", "shape"), ("size", "colour", "shape"), ("colour", "shape", "position")]
-    alone = [
-        names for names in choices if sum(all(getattr(t, n) == getattr(thing, n) for n in names) for t in scene.things) == 1
-    ]  # fmt: skip
+    choices: list[tuple[str, ...]] = [
+        ("shape",),
+        ("colour", "shape"),
+        ("size", "colour", "shape"),
+        ("colour", "shape", "position"),
+    ]
+    alone = [names for names in choices if sum(fits(look_of(thing, *names), t) for t in scene.things) == 1]
     if not alone:
         return ("size", "colour", "texture", "shape", "position")
     return rng.choices(alone[:2], (2, 3)[: len(alone[:2])])[0]
@@ -149,13 +155,15 @@ def phrase(edit: Edit, scene: Scene, rng: random.Random, held_out: bool = False)
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
-def modification(edits: Sequence[Edit], scene: Scene, rng: random.Random, style: str = "short", held_out: bool = False) -> str:
+def modification(
+    edits: Sequence[Edit], scene: Scene, rng: random.Random, style: str = "short", held_out: bool = False
+) -> str:
     """Say several edits as one text; `style` "sentence" begins with a capital and ends with a full stop."""
     text = _listed([phrase(edit, scene, rng, held_out) for edit in edits])
     return text[0].upper() + text[1:] + "." if style == "sentence" else text
 
 
-# --- Reading -----------------------------------------------------------------------------------------------------------------
+# --- Reading ---
 
 
 def _alternatives(words: Sequence[str]) -> str:
@@ -165,7 +173,8 @@ def _alternatives(words: Sequence[str]) -> str:
 _SIZES = _alternatives([word for words in SIZE_WORDS.values() for word in words])
 _NOUN = (
     rf"(?:(?P<size{{0}}>{_SIZES}) )?(?:(?P<colour{{0}}>{_alternatives(tuple(COLOURS))}) )?"
-    rf"(?:(?P<texture{{0}}>{_alternatives(DOMAIN['texture'])}) )?(?P<shape{{0}}>{_alternatives([*SHAPES, *PLURALS.values()])})"
+    rf"(?:(?P<texture{{0}}>{_alternatives(DOMAIN['texture'])}) )?"
+    rf"(?P<shape{{0}}>{_alternatives([*SHAPES, *PLURALS.values()])})"
     rf"(?: (?:in|at) the (?P<position{{0}}>{_alternatives(POSITIONS)}))?"
 )
 _VALUES = {
@@ -198,9 +207,21 @@ def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
             attributes = ("background", "colour", "shape") if kind == "negation" else (kind,)
             for template in templates:
                 for attribute in attributes:
-                    noun = "the background" if (kind, attribute) == ("negation", "background") else f"the {_NOUN.format('')}"
-                    value = ("an? " if (kind, attribute) == ("negation", "shape") else "") + rf"(?P<v>{_VALUES.get(attribute, '')})"
-                    slots = {"x": noun, "x0": _NOUN.format(""), "xs": _NOUN.format(""), "new": f"an? {_NOUN.format('')}", "v": value}
+                    noun = (
+                        "the background"
+                        if (kind, attribute) == ("negation", "background")
+                        else f"the {_NOUN.format('')}"
+                    )
+                    value = (
+                        "an? " if (kind, attribute) == ("negation", "shape") else ""
+                    ) + rf"(?P<v>{_VALUES.get(attribute, '')})"
+                    slots = {
+                        "x": noun,
+                        "x0": _NOUN.format(""),
+                        "xs": _NOUN.format(""),
+                        "new": f"an? {_NOUN.format('')}",
+                        "v": value,
+                    }
                     expression = re.escape(template).replace(r"\ ", " ").replace(r"\{", "{").replace(r"\}", "}")
                     expression = re.sub(r"\ba \{v\}", "an? {v}", expression)
                     for slot, meaning in slots.items():
@@ -236,7 +257,7 @@ def read_modification(text: str) -> list[Edit] | None:
     """Read a modification of any style as its edits, or None where any part of it is not of this language."""
     clean = text.strip().removesuffix(".").strip()
     clean = clean[:1].lower() + clean[1:]
-    clauses = [part for part in re.split(r", (?!not )| and ", clean)]
+    clauses = re.split(r", (?!not )| and ", clean)
     edits = [read_clause(clause) for clause in clauses]
     return [edit for edit in edits if edit is not None] if all(edits) else None
 
@@ -247,7 +268,8 @@ _FILLER = frozenset({"a", "an", "on", "with", "there", "is", "and"})
 
 
 def read_caption(text: str) -> Pattern | None:
-    """Read a caption as the scenes that it describes, or None where any word is left over or the background is missing."""
+    """Read a caption as the scenes that it describes, or None where any word is left over or the background is
+    missing."""
     clean = text.strip().lower().removesuffix(".")
     looks = [_read_noun(match) for match in _CAPTION_THING.finditer(clean)]
     backgrounds = _CAPTION_BACKGROUND.findall(clean)
@@ -256,7 +278,7 @@ def read_caption(text: str) -> Pattern | None:
     if not looks or len(looks) > MAX_THINGS + 1 or len(backgrounds) != 1 or not set(rest) <= _FILLER:
         return None
     # Only what is not plain needs saying.
-    described = tuple(look(**({"texture": "plain"} | {k: v for k, v in one})) for one in looks)
+    described = tuple(look(**({"texture": "plain"} | dict(one))) for one in looks)
     return Pattern(frozenset(backgrounds), described)
 
 
@@ -266,4 +288,8 @@ def describes(text: str, scene: Scene) -> bool:
     if pattern is None:
         return False
     complete = all(set(dict(one)) == set(DOMAIN) for one in pattern.looks)
-    return complete and sorted(map(repr, pattern.looks)) == sorted(map(repr, exactly(scene).looks)) and pattern.matches(scene)
+    return (
+        complete
+        and sorted(map(repr, pattern.looks)) == sorted(map(repr, exactly(scene).looks))
+        and pattern.matches(scene)
+    )

@@ -1,7 +1,7 @@
 """Questions and right answers over the tiny world: what the shipped MLLM is taught, and examined on.
 
-Each task has the name of the prompt that asks it. Answers are right by construction; `is_right` judges what a model writes by
-parsing it and comparing it with the scenes, in any wording.
+Each task has the name of the prompt that asks it. Answers are right by construction; `is_right` judges what a model
+writes by parsing it and comparing it with the scenes, in any wording.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ def _instruction(rng: random.Random) -> Lesson:
 
 
 def _judge(rng: random.Random) -> Lesson:
-    """Half of the questions are true; the false ones ask for another value, another thing, or another change altogether."""
+    """Half of the questions are true; the false ones ask for another value, another thing, or another change
+    altogether."""
     wanted = rng.random() < 0.5
     while True:
         if rng.random() < 0.5:
@@ -224,7 +225,7 @@ def lesson(task: str, rng: random.Random) -> Lesson:
     return _MAKERS[task](rng)
 
 
-# --- Examination -------------------------------------------------------------------------------------------------------------
+# --- Examination ---
 
 
 def _modification_is_right(text: str, reference: Scene, target: Scene, rng: random.Random) -> bool:

@@ -1,8 +1,8 @@
 """The tiny world: scenes of shapes that can be drawn, described, edited and compared exactly.
 
-A scene is a background and one to three things on a 3 x 3 grid. Everything is deterministic from a seed, so that any number of
-images, their captions, the edits between them and the true answers of a query exist without a file being shipped.
-Some pairs of shape and colour (`HELD_OUT`) appear in benchmarks only: no training image or text contains them.
+A scene is a background and one to three things on a 3 x 3 grid. Everything is deterministic from a seed, so that any
+number of images, their captions, the edits between them and the true answers of a query exist without a file being
+shipped. Some pairs of shape and colour (`HELD_OUT`) appear in benchmarks only: no training image or text contains them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -57,7 +57,8 @@ HELD_OUT = frozenset(
 IMAGE_SIZE = 96
 MAX_THINGS = 3
 FAMILY = 100  # images of a pool that are edits of one prototype, so that a rank window of [51, 60] lies inside a family
-# A thing left without a partner costs more than half of the five attributes two partners can differ in: things are paired when they can be.
+# A thing left without a partner costs more than half of the five attributes two partners can differ in: things are
+# paired when they can be.
 UNMATCHED = 3
 
 
@@ -96,7 +97,8 @@ def is_held_out(thing: Thing) -> bool:
 
 
 def random_thing(rng: random.Random, free: Sequence[str], held_out: bool = False) -> Thing:
-    """Draw one thing at one of the `free` positions; with `held_out` its shape and colour are a pair never trained on."""
+    """Draw one thing at one of the `free` positions; with `held_out` its shape and colour are a pair never trained
+    on."""
     while True:
         shape, colour = rng.choice(SHAPES), rng.choice(DOMAIN["colour"])
         if ((shape, colour) in HELD_OUT) == held_out:
@@ -123,10 +125,12 @@ def random_scene(rng: random.Random, held_out: int = 0, things: int | None = Non
     return scene
 
 
-# --- Edits and their exact meaning -----------------------------------------------------------------------------------------
+# --- Edits and their exact meaning ---
 
 Allowed = frozenset[str]
-Look = tuple[tuple[str, Allowed], ...]  # attribute -> values it may have, in the order of DOMAIN; an absent attribute is free
+Look = tuple[
+    tuple[str, Allowed], ...
+]  # attribute -> values it may have, in the order of DOMAIN; an absent attribute is free
 
 
 def look(**allowed: str | Allowed) -> Look:
@@ -197,7 +201,10 @@ class Pattern:
         return wrong_background + best + UNMATCHED * (longer - shorter)
 
     def matches(self, scene: Scene) -> bool:
-        return self.distance(scene) == 0
+        """Say whether `scene` fits: its distance is 0, found without counting."""
+        if scene.background not in self.background or len(scene.things) != len(self.looks):
+            return False
+        return any(all(map(fits, self.looks, order)) for order in itertools.permutations(scene.things))
 
 
 class InapplicableError(ValueError):
@@ -282,7 +289,8 @@ def holds(edit: Edit, reference: Scene, target: Scene) -> bool:
 def difference(reference: Scene, target: Scene) -> list[Edit]:
     """List the changes that lead from `reference` to `target`, at most one per attribute of paired things.
 
-    Things are paired so that the least changes; a pair that differs in three attributes or more is a removal and an addition.
+    Things are paired so that the least changes; a pair that differs in three attributes or more is a removal and an
+    addition.
     """
     a, b = reference.things, target.things
     size = max(len(a), len(b))
@@ -380,7 +388,8 @@ def draw_scene(rng: random.Random, pattern: Pattern, held_out: bool = False) -> 
 
 
 def edited(rng: random.Random, scene: Scene, edits: Sequence[Edit], held_out: bool = False) -> Scene | None:
-    """Draw one scene that all `edits` lead to; None where they cannot be made together or two things would look alike."""
+    """Draw one scene that all `edits` lead to; None where they cannot be made together or two things would look
+    alike."""
     try:
         patterns = apply_edits(scene, edits)
     except InapplicableError:
@@ -389,6 +398,17 @@ def edited(rng: random.Random, scene: Scene, edits: Sequence[Edit], held_out: bo
     if result is None or len(result.things) > MAX_THINGS or not result.things:
         return None
     return result
+
+
+def _clash(a: Edit, b: Edit) -> bool:
+    """Say whether two edits of one scene speak of the same attribute, or of a thing that one of them takes away."""
+    if "count" in (a.kind, b.kind):
+        return True
+    if a.background is not None and b.background is not None:
+        return True
+    if a.source is None or a.source != b.source:
+        return False
+    return "removal" in (a.kind, b.kind) or dict(a.change).keys() == dict(b.change).keys()
 
 
 def random_edits(rng: random.Random, scene: Scene, count: int, kinds: Sequence[str] = KINDS) -> list[Edit]:
@@ -400,22 +420,18 @@ def random_edits(rng: random.Random, scene: Scene, count: int, kinds: Sequence[s
         edit = random_edit(rng, scene, rng.choice(list(kinds)))
         if edit is None:
             continue
-        same = any(
-            (e.source == edit.source and (e.change and edit.change and e.change[0][0] == edit.change[0][0] or e.kind == "removal" or edit.kind == "removal"))
-            or (e.background is not None and edit.background is not None)
-            or "count" in (e.kind, edit.kind)
-            for e in edits
-        )  # fmt: skip
+        same = any(_clash(edit, other) for other in edits)
         if not same and edited(random.Random(0), scene, [*edits, edit]) is not None:
             edits.append(edit)
     return edits
 
 
-# --- Pools of images ---------------------------------------------------------------------------------------------------------
+# --- Pools of images ---
 
 
 def pool_scene(index: int, seed: int = 0) -> Scene:
-    """Give image `index` of the pool of `seed`: families of `FAMILY` images, each one or two edits away from a prototype.
+    """Give image `index` of the pool of `seed`: families of `FAMILY` images, each one or two edits away from a
+    prototype.
 
     Image i is the same in a pool of any size. No shape-colour pair of `HELD_OUT` appears.
     """
@@ -437,7 +453,7 @@ def pool(images: int, seed: int = 0) -> Iterator[Scene]:
     return (pool_scene(index, seed) for index in range(images))
 
 
-# --- Drawing -----------------------------------------------------------------------------------------------------------------
+# --- Drawing ---
 
 SCALE = 4  # supersampling
 
@@ -467,7 +483,7 @@ def _outline(shape: str, side: int) -> list[tuple[float, float]]:
     return [(px * side, py * side) for px, py in points[shape]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(shape: str, colour: str, size: str, texture: str) -> tuple[np.ndarray, np.ndarray]:
     """Draw a thing once.
 
@@ -501,7 +517,8 @@ def sprite(shape: str, colour: str, size: str, texture: str) -> tuple[np.ndarray
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """Draw a scene as (96, 96, 3) uint8; things wander up to 2 pixels from the middle of their cell by `scene.jitter`."""
+    """Draw a scene as (96, 96, 3) uint8; things wander up to 2 pixels from the middle of their cell by
+    `scene.jitter`."""
     canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
     rng = random.Random(scene.jitter)
     canvas[:] = np.array(BACKGROUNDS[scene.background], dtype=np.float32) + rng.uniform(-4, 4)

@@ -48,7 +48,7 @@ def image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size=size, do_center_crop=False, crop_size=size)
 
 
-# --- MLLM --------------------------------------------------------------------------------------------------------------------
+# --- MLLM ---
 
 
 def mllm_tokenizer(corpus: Iterable[str], fixed: Sequence[str], vocabulary: int = 700) -> PreTrainedTokenizerFast:
@@ -56,7 +56,8 @@ def mllm_tokenizer(corpus: Iterable[str], fixed: Sequence[str], vocabulary: int 
 
     Args:
         corpus: texts to learn it from.
-        fixed: texts that become one token each, longest match first: the constant parts of prompts and of JSON answers, so
+        fixed: texts that become one token each, longest match first: the constant parts of prompts and of JSON
+        answers, so
             that a small model is not busy with reading them. Any other text is read byte pair by byte pair.
         vocabulary: number of byte pairs learned, without the fixed texts.
     """
@@ -115,7 +116,8 @@ def tower(hidden: int = 192, layers: int = 4) -> CLIPVisionModel:
 
 
 def mllm(tokenizer: PreTrainedTokenizerFast, hidden: int = 192, layers: int = 6) -> LlavaForConditionalGeneration:
-    """Build the LLaVA: the tower, a two-layer projector, and a Llama whose heads have the 32 dimensions vLLM asks for."""
+    """Build the LLaVA: the tower, a two-layer projector, and a Llama whose heads have the 32 dimensions vLLM asks
+    for."""
     config = LlavaConfig(
         vision_config=tower().config,
         text_config=LlamaConfig(
@@ -140,7 +142,7 @@ def mllm(tokenizer: PreTrainedTokenizerFast, hidden: int = 192, layers: int = 6)
     return LlavaForConditionalGeneration(config)
 
 
-# --- BLIP-2 ------------------------------------------------------------------------------------------------------------------
+# --- BLIP-2 ---
 
 
 def blip2_tokenizer(corpus: Iterable[str], vocabulary: int = 400) -> BertTokenizer:
@@ -153,7 +155,8 @@ def blip2_tokenizer(corpus: Iterable[str], vocabulary: int = 400) -> BertTokeniz
 
 
 def blip2(vocabulary: int, hidden: int = 160, queries: int = 16, dim: int = 128) -> Blip2ForImageTextRetrieval:
-    """Build the BLIP-2 retriever: a ViT and a Q-Former of four layers each, `queries` tokens of `dim` dimensions an image."""
+    """Build the BLIP-2 retriever: a ViT and a Q-Former of four layers each, `queries` tokens of `dim` dimensions an
+    image."""
     config = Blip2Config(
         vision_config=Blip2VisionConfig(
             hidden_size=hidden,

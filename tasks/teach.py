@@ -1,4 +1,4 @@
-"""Teach the small MLLM of the tiny world: first its vision tower to see, then the whole to answer the project's prompts."""
+"""Teach the small MLLM of the tiny world: first its vision tower to see, then the whole to answer our prompts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def adamw(parameters: Iterator[nn.Parameter], lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
 
 
-# --- Seeing ------------------------------------------------------------------------------------------------------------------
+# --- Seeing ---
 
 
 class CellReader(nn.Module):
@@ -119,7 +119,8 @@ def see(out: Path, config: SeeConfig) -> Counts:
     """Train a CLIP vision tower to tell what stands in each cell of a scene."""
     torch.manual_seed(config.seed)
     rng = random.Random(f"see/{config.seed}")
-    tower, reader = tiny.tower(), None
+    tower = tiny.tower()
+    tower.set_attn_implementation("eager")  # on a CPU, for 37 patches, twice as fast as the fused attention
     reader = CellReader(tower.config.hidden_size)
     optimiser = adamw(iter([*tower.parameters(), *reader.parameters()]), config.lr)
     right: list[float] = []
@@ -150,7 +151,7 @@ def see(out: Path, config: SeeConfig) -> Counts:
     return Counts(read=seen, kept=seen, written=1, detail={"scenes_fully_right": round(float(np.mean(right[-50:])), 4)})
 
 
-# --- Answering ---------------------------------------------------------------------------------------------------------------
+# --- Answering ---
 
 
 def rendered(question: Lesson) -> str:
@@ -183,7 +184,7 @@ def corpus(seed: int) -> list[str]:
 
 
 class Lessons(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of mini-batches of one task each: `input_ids`, `labels` (B, L) and `pixel_values` (images, 3, 96, 96).
+    """An endless stream of mini-batches of one task each: `input_ids`, `labels` (B, L), `pixel_values` (N, 3, 96, 96).
 
     The stream of a seed and a first step is always the same, so that a resumed run sees what it would have seen.
     """
@@ -228,6 +229,8 @@ def teach(out: Path, config: TeachConfig, seen: Artifact) -> Counts:
     torch.manual_seed(config.seed)
     tokenizer = tiny.mllm_tokenizer(corpus(config.seed), fixed_texts(), config.vocabulary)
     model = tiny.mllm(tokenizer, layers=config.layers)
+    # On a CPU, for so short rows, 1.4 times as fast as the fused attention.
+    model.set_attn_implementation("eager")
     model.model.vision_tower.load_state_dict(type(tiny.tower()).from_pretrained(seen.path / "tower").state_dict())
     model.model.vision_tower.requires_grad_(False)
     optimiser = adamw(model.parameters(), config.lr)
@@ -266,8 +269,6 @@ def teach(out: Path, config: TeachConfig, seen: Artifact) -> Counts:
     return Counts(read=taught, kept=taught, written=1)
 
 
-def save_checkpoint(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
-) -> None:
+def save_checkpoint(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the MLLM as both transformers and vLLM read it, in bfloat16."""
     save_llava(model.to(torch.bfloat16), tiny.mllm_processor(tokenizer), folder)
