@@ -129,25 +129,34 @@ class ImageFiles:
     def __init__(self, roots: Iterable[Path], places: Sequence[str]) -> None:
         wanted = [root / place for root in roots for place in places]
         self._wanted = wanted
+        self._names: dict[Path, frozenset[str]] = {}
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in wanted if folder.is_dir()))
 
     def locate(self, name: str) -> Path:
         """The file called `name`, a relative path whose extension may differ on disk.
 
+        Folders are listed once, since a file server answers one listing faster than 100,000 questions.
+
         Raises:
             data.images.BadImage: "unreadable", with the folders that were tried.
         """
+        wanted = Path(name)
+        stem = wanted.stem if wanted.suffix in EXTENSIONS else wanted.name
         for folder in self.folders:
-            path = folder / name
-            if path.is_file():
-                return path
-            stem = path.with_suffix("") if path.suffix in EXTENSIONS else path
-            for extension in EXTENSIONS:
-                other = stem.parent / (stem.name + extension)
-                if other.is_file():
-                    return other
+            names = self._listed(folder / wanted.parent)
+            for other in (wanted.name, *(stem + extension for extension in EXTENSIONS)):
+                if other in names:
+                    return folder / wanted.parent / other
         tried = self.folders or self._wanted
         raise BadImage("unreadable", f"no file {name} (or with another extension) in {', '.join(map(str, tried))}")
+
+    def _listed(self, folder: Path) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                self._names[folder] = frozenset()
+        return self._names[folder]
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """Digest of sizes and times of the named files; changes whenever one appears, disappears or is replaced."""
@@ -156,6 +165,6 @@ class ImageFiles:
             try:
                 status = self.locate(name).stat()
                 seen.append([name, status.st_size, status.st_mtime_ns])
-            except BadImage:
+            except (BadImage, OSError):
                 seen.append([name, -1, -1])
         return digest(seen)

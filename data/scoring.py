@@ -79,7 +79,7 @@ class ScoredRanking:
         found: list[float] = []
         for item in items:
             place = self._places.get(item)
-            if place is None or self._scores[place] == -np.inf:
+            if place is None or (within and item not in within) or self._scores[place] == -np.inf:
                 found.append(np.inf)
                 continue
             own = self._scores[place]
@@ -108,7 +108,6 @@ class ListedRanking:
     """
 
     def __init__(self, ranked: Sequence[str]) -> None:
-        self._ranked = ranked
         self._ranks = {image: rank for rank, image in enumerate(ranked, start=1)}
 
     def ranks(
@@ -117,8 +116,8 @@ class ListedRanking:
         """See `Ranking`."""
         ranks: Mapping[str, int] = self._ranks
         if within:
-            wanted = frozenset(within)
-            ranks = {one: rank for rank, one in enumerate((one for one in self._ranked if one in wanted), start=1)}
+            order = sorted((one for one in within if one in ranks), key=ranks.__getitem__)
+            ranks = {one: rank for rank, one in enumerate(order, start=1)}
         return [float(ranks.get(item, np.inf)) for item in items]
 
 
@@ -253,8 +252,9 @@ def evaluate(annotations: Annotations, rankings: Mapping[str, Ranking]) -> Outco
         ranking = rankings[query.query_id]
         members = subset_members(annotations, query)
         values[:, column] = worth(plain, query, ranking, rule, members)
-        best = worth(plain, query, ranking, "target_first", members)
-        ties += best != worth(plain, query, ranking, "target_last", members)
+        if not isinstance(ranking, ListedRanking):
+            best = worth(plain, query, ranking, "target_first", members)
+            ties += best != worth(plain, query, ranking, "target_last", members)
     return Outcome(annotations, dict(zip(plain, values, strict=True)), ties)
 
 
