@@ -6,6 +6,7 @@ import typer
 
 from flows.execute import execute, list_fields
 from flows.explain import explain
+from flows.score import score
 from flows.status import status
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ def run(
 
 app.command()(status)
 app.command()(explain)
+app.command()(score)
 
 if __name__ == "__main__":
     app(prog_name="python -m flows")
