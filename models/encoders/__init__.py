@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # importing this package must not cost seconds of torch: the command line imports it too
+    import torch
     from PIL import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class TokenSet(NamedTuple):
@@ -58,25 +59,74 @@ class Encoder(Protocol):
         """(B, T, D) tokens of composed queries: reference image i together with modification i."""
         ...
 
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than the model reads; `truncations` does not change."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write everything `load_encoder` needs, in Hugging Face format."""
         ...
 
 
-def load_encoder(checkpoint: str, device: str = "auto", dtype: str = "auto") -> Encoder:
+class TrainableEncoder(Encoder, Protocol):
+    """An encoder as the training loop takes it: a torch module besides.
+
+    Attributes:
+        temperature: scalar > 0, divides cosines in a contrastive loss.
+    """
+
+    temperature: nn.Parameter
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What training may change, the temperature included, by name."""
+        ...
+
+    def set_dropout(self, probability: float) -> None:
+        """Set the dropout of the part that is trained."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch dropout on."""
+        ...
+
+    def eval(self) -> Any:
+        """Switch dropout off."""
+        ...
+
+
+def load_encoder(
+    checkpoint: str, device: str = "auto", dtype: str = "auto", max_text_tokens: int | None = None
+) -> TrainableEncoder:
     """Load the encoder behind a checkpoint's name.
 
     Args:
         checkpoint: a name in models/checkpoints, a local folder or a Hugging Face id; see `models.checkpoints.resolve`.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         dtype: of the vision tower: "auto" (float16 on CUDA, float32 elsewhere), "float32", "float16", "bfloat16".
+        max_text_tokens: where texts are cut; None for the checkpoint's own limit.
 
     Raises:
-        ValueError: if the checkpoint is not a BLIP-2 retrieval model, or the dtype or device is unknown.
+        FileNotFoundError, LookupError: if there is no such checkpoint.
+        ValueError: if it is not a BLIP-2 retrieval model, or the dtype or device is unknown.
     """
     from models.checkpoints import resolve
     from models.encoders.blip2 import Blip2Encoder
 
     located = resolve(checkpoint)
-    revision = None if located.local else located.revision
-    return Blip2Encoder.load(located.path_or_id, revision=revision, digest=located.revision, device=device, dtype=dtype)
+    return Blip2Encoder.load(
+        located.path_or_id,
+        revision=None if located.local else located.revision,
+        digest=located.revision,
+        device=device,
+        dtype=dtype,
+        max_text_tokens=max_text_tokens,
+    )

@@ -128,12 +128,10 @@ class Blip2Encoder(nn.Module):
         """Token ids (B, L) and their mask (B, L) bool; L is that of the longest text, at most `max_text_tokens`."""
         if not texts:
             raise ValueError("no texts: an encoder needs at least one")
-        cleaned = [" ".join(text.lower().split()) for text in texts]
-        # Cut here and not by the tokenizer, which does not say what it cut.
-        rows: list[list[int]] = self.tokenizer(cleaned, verbose=False)["input_ids"]
-        limit = self.max_text_tokens
-        self.truncations += sum(len(row) > limit for row in rows)
-        rows = [row if len(row) <= limit else [*row[: limit - 1], self.tokenizer.sep_token_id] for row in rows]
+        limit, end = self.max_text_tokens, self.tokenizer.sep_token_id
+        whole = self._token_ids(texts)
+        self.truncations += sum(len(row) > limit for row in whole)
+        rows = [row if len(row) <= limit else [*row[: limit - 1], end] for row in whole]
         length = max(map(len, rows))
         ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -143,6 +141,16 @@ class Blip2Encoder(nn.Module):
         # A processor's added tokens (such as "<image>") may lie beyond the embedding table.
         known = ids < self.model.embeddings.word_embeddings.num_embeddings
         return ids.where(known, self.tokenizer.unk_token_id).to(self.device), mask.to(self.device)
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than `max_text_tokens`; `truncations` does not change."""
+        return sum(len(row) > self.max_text_tokens for row in self._token_ids(texts)) if texts else 0
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # Not cut here: the tokenizer would not say what it cut.
+        cleaned = [" ".join(text.lower().split()) for text in texts]
+        rows: list[list[int]] = self.tokenizer(cleaned, verbose=False)["input_ids"]
+        return rows
 
     # -- the passes --------------------------------------------------------------------------------------------
 

@@ -94,6 +94,9 @@ def test_long_texts_are_cut_before_sep_and_counted() -> None:
     # [CLS] make it red [SEP] fits exactly; one word more does not
     ids, mask = encoder.tokenize(["make it red", "make it red now", "a"])
     assert encoder.truncations == 1
+    assert encoder.cut_texts(["make it red", "make it red now"]) == 1
+    assert encoder.cut_texts([]) == 0
+    assert encoder.truncations == 1
     assert ids[0].tolist() == ids[1].tolist()
     assert mask.sum(dim=1).tolist() == [5, 5, 3]
     assert ids[2, 3:].tolist() == [encoder.tokenizer.pad_token_id] * 2

@@ -1,0 +1,236 @@
+"""The training loop of a retriever: steps, schedule, data order and a state that continues exactly.
+
+Everything random is drawn from the seed and the step, never from what was drawn before: a run that continues from a
+saved state takes the same steps as one that was never stopped.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from models.encoders import TrainableEncoder
+from models.losses import info_nce
+from models.similarity import maxsim
+
+Integers = npt.NDArray[np.int64]
+Schedule = Literal["cosine", "step", "constant"]
+
+# A temperature that learning drives towards 0 makes the loss blind to all but the hardest negative, and then infinite.
+TEMPERATURES = (0.01, 0.5)
+# Queries whose similarities to the whole gallery are held at once, by `ranks_of_targets`.
+QUERY_BLOCK = 32
+
+
+class DivergedError(ValueError):
+    """The loss is not a finite number."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B triplets, ready for the network.
+
+    Attributes:
+        reference: (B, P, W) vision features of the references.
+        modifications: B texts.
+        target: (B, P, W) vision features of the targets.
+        same_target: (B, B) bool, True where row i and row j have the same target.
+    """
+
+    reference: Tensor
+    modifications: list[str]
+    target: Tensor
+    same_target: Tensor
+
+
+Objective = Callable[[TrainableEncoder, Batch], Mapping[str, Tensor]]
+"""From a batch to named losses, scalars in nats; their sum is minimised."""
+
+
+def composed_to_image(encoder: TrainableEncoder, batch: Batch) -> dict[str, Tensor]:
+    """MRA-CIR's loss: each composed query must find its target image among all targets of the batch.
+
+    Similarity is the mean over query tokens of the greatest cosine among the target's. Other rows with the same target
+    are right answers too and are no negatives.
+    """
+    query = encoder.query_tokens(batch.reference, batch.modifications)
+    target = encoder.image_tokens(batch.target)
+    return {"composed": info_nce(query.tokens, target.tokens, encoder.temperature, same_target=batch.same_target)}
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: Schedule, epoch: int = 0) -> float:
+    """Learning rate of a step, counted from 0.
+
+    Args:
+        step, steps: this step and how many there are.
+        peak: reached after the warm-up.
+        warmup: steps of linear rise.
+        schedule: "cosine" falls to 0 at the end; "step" multiplies by 0.1 every 10 epochs (MVFT-JI's training);
+            "constant" stays.
+        epoch: for "step".
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return peak * 0.1 ** (epoch // 10) if schedule == "step" else peak
+
+
+def rows_of_step(step: int, rows: int, batch: int, seed: int) -> tuple[int, Integers]:
+    """Epoch and rows of a step: every epoch is a permutation of its own, cut into whole batches.
+
+    The rest of an epoch, shorter than a batch, is left out: it would be judged against fewer negatives. It is another
+    rest in every epoch. With fewer rows than a batch holds, all of them are the batch.
+    """
+    batch = min(batch, rows)
+    epoch, place = divmod(step, rows // batch)
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return epoch, order[place * batch : (place + 1) * batch]
+
+
+@torch.no_grad()
+def ranks_of_targets(queries: Tensor, gallery: Tensor, targets: Tensor, exclude: Tensor) -> npt.NDArray[np.float64]:
+    """Rank of each query's target, from 1. Candidates that score the same share their mean rank: a model that gives
+    everything the same score must not look perfect.
+
+    Args:
+        queries: (Q, T, D) unit vectors.
+        gallery: (N, S, D), likewise.
+        targets: (Q,) rows of the gallery.
+        exclude: (Q,) rows of the gallery that are no candidates (the reference), -1 for none.
+    """
+    ranks = []
+    for start in range(0, len(queries), QUERY_BLOCK):
+        part = slice(start, start + QUERY_BLOCK)
+        scores = maxsim(queries[part], gallery)
+        rows = torch.arange(len(scores), device=scores.device)
+        own = scores[rows, targets[part]].unsqueeze(1)
+        barred = exclude[part]
+        scores[rows[barred >= 0], barred[barred >= 0]] = -torch.inf
+        ties = (scores == own).sum(1) - 1
+        ranks.append(1 + (scores > own).sum(1) + ties / 2)
+    return torch.cat(ranks).double().cpu().numpy()
+
+
+class Trainer:
+    """One run of an encoder's trainable part: AdamW, a gradient clipped by its norm, a bounded temperature."""
+
+    def __init__(
+        self,
+        encoder: TrainableEncoder,
+        objective: Objective,
+        *,
+        seed: int,
+        weight_decay: float,
+        clip: float,
+        dtype: str,
+        learn_temperature: bool = True,
+    ) -> None:
+        """Take over an encoder; everything that `encoder.trainable()` does not name is frozen.
+
+        Args:
+            encoder: it is changed in place.
+            objective: what is minimised.
+            seed: of dropout.
+            weight_decay: of matrices; biases, norms and the temperature have none.
+            clip: greatest norm of the gradient.
+            dtype: "float32", or "bfloat16" for an autocast in which the weights stay float32.
+            learn_temperature: whether the temperature is trained with the rest.
+        """
+        self.encoder = encoder
+        self.objective = objective
+        self.seed = seed
+        self.clip = clip
+        self.dtype = dtype
+        self.weights: dict[str, nn.Parameter] = dict(encoder.trainable())
+        if not learn_temperature:
+            del self.weights["temperature"]
+        for parameter in encoder.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.weights.values():
+            parameter.requires_grad_(True)
+        decayed = [parameter for parameter in self.weights.values() if parameter.ndim >= 2]
+        others = [parameter for parameter in self.weights.values() if parameter.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        # Betas of SPRC's training of the same network (blip_fine_tune_2.py).
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+
+    def step(self, step: int, batch: Batch, rate: float) -> float:
+        """Take one step and return the loss before it.
+
+        Raises:
+            DivergedError: if the loss is not finite; the weights are then as before.
+        """
+        self.encoder.train()
+        drawn = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
+        torch.manual_seed(int.from_bytes(drawn[:7]))
+        try:
+            with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+                terms = self.objective(self.encoder, batch)
+        except ValueError as error:  # a loss refuses tokens that are not numbers, and says which
+            raise DivergedError(str(error)) from error
+        loss = torch.stack(list(terms.values())).sum()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the loss is {value} ({', '.join(f'{name} {float(term)}' for name, term in terms.items())})"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.weights.values(), self.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        with torch.no_grad():
+            self.encoder.temperature.clamp_(*TEMPERATURES)
+        return value
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the trained weights, on the CPU."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.weights.items()}
+
+    @torch.no_grad()
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Put back a snapshot."""
+        for name, parameter in self.weights.items():
+            parameter.copy_(weights[name])
+
+    def state(self) -> dict[str, Any]:
+        """A copy of weights and optimiser: with the number of the step, all that continuing needs."""
+        return {"weights": self.snapshot(), "optimiser": copy.deepcopy(self.optimiser.state_dict())}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self.restore(state["weights"])
+        self.optimiser.load_state_dict(dict(state["optimiser"]))
+
+
+def training_dtype(asked: str) -> str:
+    """The dtype behind "auto": bfloat16 on a GPU, and on a CPU whose matrix units are clearly faster in it."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if torch.cuda.is_available() or cpu_bfloat16_gain() > 1.8 else "float32"
+
+
+def cpu_bfloat16_gain(rounds: int = 8) -> float:
+    """How many times faster than in float32 this CPU multiplies matrices in bfloat16; takes about 50 ms.
+
+    Between 4 and 8 with AVX512-BF16 or AMX done well, below 1 without: the fastest of interleaved rounds tells them
+    apart however busy the machine is.
+    """
+    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    operands = {kind: (torch.ones(2048, 256, dtype=kind), torch.ones(256, 768, dtype=kind)) for kind in best}
+    for _ in range(rounds):
+        for kind, (left, right) in operands.items():
+            start = time.perf_counter()
+            left @ right
+            best[kind] = min(best[kind], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
