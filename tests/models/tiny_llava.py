@@ -16,7 +16,7 @@ WORDS = ["a small red circle on the left, on a plain blue background", "make the
 
 def tiny_llava(seed: int = 0, layers: int = 2) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Random weights, large enough that different images get different answers."""
-    parts = tiny.fixed_parts(prompts.load("caption").text) + ['{"caption": "', '{"modification": "', '"}']
+    parts = [*tiny.fixed_parts(prompts.load("caption").text), '{"caption": "', '{"modification": "', '"}']
     tokenizer = tiny.mllm_tokenizer(WORDS * 20, parts, vocabulary=300)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
