@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def encoder() -> Blip2Encoder:
     return tiny_encoder()
 
 
-def hugging_face(encoder: Blip2Encoder, matching: bool) -> tuple[object, Tensor]:
+def hugging_face(encoder: Blip2Encoder, matching: bool) -> tuple[Any, Tensor]:
     """Hugging Face's forward on the same inputs, prepared by the tokenizer itself; and what its matching head saw."""
     inputs = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
     seen: list[Tensor] = []
@@ -199,7 +200,7 @@ def test_training_touches_everything_but_the_tower_and_the_matching_head() -> No
     vision = encoder.vision(images)
     assert not vision.requires_grad
     similarity = encoder.query_tokens(vision, texts).tokens.mean(1) @ encoder.image_tokens(vision).tokens.mean(1).T
-    (similarity / encoder.temperature).logsumexp(1).sum().backward()
+    (similarity / encoder.temperature).logsumexp(1).sum().backward()  # type: ignore[no-untyped-call]
     names = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None}
     trainable = {name for name, _ in encoder.trainable()}
     assert names == {name for name in trainable if "text_projection" not in name}  # the [CLS] feature took no part

@@ -17,7 +17,7 @@ from models import training
 from models.checkpoints import resolve
 from models.encoders.blip2 import Blip2Encoder
 from tasks.examples import split_triplets
-from tasks.train import HISTORY, SeedRun, TrainConfig, train, train_facts
+from tasks.train import HISTORY, TrainConfig, train, train_facts
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
 from tests.tasks.small_artifacts import images_artifact, sealed, triplets_artifact
 
@@ -112,10 +112,11 @@ def test_the_vision_tower_is_that_of_the_base(straight: tuple[Path, Counts], art
 KILLED = """
 import sys, time
 from pathlib import Path
+from tasks.train import SeedRun
 from tests.tasks import test_train
-step = test_train.SeedRun._take_step
+step = SeedRun._take_step
 slow = lambda self: self.seed == 1 and self.step >= 2  # after its first saved state
-test_train.SeedRun._take_step = lambda self: (time.sleep(1.0 * slow(self)), step(self))
+SeedRun._take_step = lambda self: (time.sleep(1.0 * slow(self)), step(self))
 folder = Path(sys.argv[1])
 test_train.run(folder / "out", test_train.inputs(folder, Path(sys.argv[2])))
 """
@@ -257,4 +258,3 @@ def test_texts_that_are_too_long_are_counted(tmp_path: Path, artifacts: dict[str
 def test_the_facts_hold_the_resolved_dtype(artifacts: dict[str, Artifact]) -> None:
     assert train_facts(TrainConfig(dtype="float32"), **artifacts) == {"dtype": "float32"}
     assert train_facts(TrainConfig(), **artifacts)["dtype"] in ("float32", "bfloat16")
-    assert SeedRun.__init__  # imported by the killed process under this module's name
