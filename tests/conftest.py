@@ -1,0 +1,18 @@
+"""What holds for all tests: they leave the user's store alone and report to nobody."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store() -> Iterator[None]:
+    """A store for this session; tests that look into it take one of their own."""
+    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory(prefix="cirque-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CIRQUE_HOME", os.path.join(folder, "store"))
+        for name, value in quiet.items():
+            patch.setenv(name, value)
+        yield
