@@ -48,7 +48,7 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
         triplets = generate(config.generate, pairs, images, resources=resources)
         trained = train(config.train, triplets, images, tokens, resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, resources=resources)
-        report(config.report, images, ranking, pairs, triplets, trained, scores)
+        report(config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens)
     return run.id
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -82,51 +82,57 @@ class Bars:
         self._bars[stage] = self._progress.add_task(stage, total=None, unit="", note="")
 
     def reporter(self, stage: str) -> Reporter | None:
-        return _Bar(self._progress, self._bars[stage])
+        return _Phases(self, stage)
+
+    def phase(self, stage: str, total: int | None, unit: str, done: int) -> TaskID:
+        """Give a stage's bar a new scale; a new bar, because the old one's speed is of the old phase."""
+        self._progress.remove_task(self._bars[stage])
+        self._bars[stage] = self._progress.add_task(stage, total=total, completed=done, unit=unit, note="")
+        return self._bars[stage]
+
+    def advance(self, bar: TaskID, units: int) -> None:
+        with suppress(KeyError):  # a thread of the phase before, reporting late
+            self._progress.advance(bar, units)
 
     def end(self, row: Row) -> None:
         bar = self._bars[row.stage]
-        finished = row.state in ("ran", "cached")
-        if finished:
-            self._progress.reset(bar, total=row.read or 1, completed=row.read or 1)
-        self._progress.update(bar, unit="rows", note=f"{row.state}, {row.seconds or 0:.1f} s")
+        if row.state in ("ran", "cached"):
+            bar = self.phase(row.stage, total=1, unit="", done=1)
+        rows = f"{row.read:,} rows, " if row.read is not None else ""
+        self._progress.update(bar, note=f"{row.state}, {rows}{row.seconds or 0:.1f} s")
         self._progress.stop_task(bar)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
 
 
-class _Bar:
-    def __init__(self, progress: Progress, bar: TaskID) -> None:
-        self._progress = progress
-        self._bar = bar
+class _Phases:
+    def __init__(self, bars: Bars, stage: str) -> None:
+        self._bars = bars
+        self._stage = stage
 
     def phase(self, total: int | None, unit: str, done: int) -> AbstractContextManager[Callable[[int], None]]:
-        self._progress.reset(self._bar, total=total, completed=done, unit=unit)
-        return nullcontext(lambda units: self._progress.advance(self._bar, units))
+        bar = self._bars.phase(self._stage, total, unit, done)
+        return nullcontext(lambda units: self._bars.advance(bar, units))
 
 
-class _Rate(ProgressColumn):
-    """Units per second and the time left; for a stage that ended, how."""
+class _Work(ProgressColumn):
+    """Units done, units per second and the time left; for a stage that ended, how."""
 
     def render(self, task: Task) -> Text:
-        note = str(task.fields.get("note", ""))
-        if note or not task.speed:
-            return Text(note)
-        rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.2g}"
-        left = f", {_clock(task.time_remaining)} left" if task.time_remaining is not None else ""
-        return Text(f"{rate} {task.fields.get('unit', '')}/s{left}")
-
-
-class _Rows(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text(f"{task.completed:,.0f}" if task.completed else "")
-        return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields.get('unit', '')}")
+        if task.fields["note"]:
+            return Text(str(task.fields["note"]))
+        total = "" if task.total is None else f"/{task.total:,.0f}"
+        parts = [f"{task.completed:,.0f}{total} {task.fields['unit']}"] if task.fields["unit"] else []
+        if task.speed:
+            parts.append(f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:.2g}/s")
+        if task.time_remaining is not None:
+            parts.append(f"{_clock(task.time_remaining)} left")
+        return Text(", ".join(parts))
 
 
 def bar_columns(console: Console) -> Progress:
-    return Progress(TextColumn("{task.description:<10}"), BarColumn(24), _Rows(), _Rate(), console=console)
+    return Progress(TextColumn("{task.description:<10}"), BarColumn(24), _Work(), console=console)
 
 
 def summary(row: Row) -> str:

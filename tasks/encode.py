@@ -14,7 +14,7 @@ from data.tokens import HalfFloats, write_tokens
 from models.checkpoints import resolve
 from models.encoders import load_encoder
 from tasks.features import Features, compute, pictures
-from tasks.stage import stage
+from tasks.stage import NO_FACTS, stage
 from tasks.store import home
 
 # Rows copied at a time from the feature folder into the artifact.
@@ -43,7 +43,7 @@ def encode_facts(config: EncodeConfig, images: Artifact) -> dict[str, Any]:
 
 @stage(version=1, facts=encode_facts)
 def encode(
-    out: Path, config: EncodeConfig, images: Artifact, *, facts: Mapping[str, Any], resources: Resources
+    out: Path, config: EncodeConfig, images: Artifact, *, facts: Mapping[str, Any] = NO_FACTS, resources: Resources
 ) -> Counts:
     """Write tokens.arrow: (T, D) float16 tokens of every image, L2-normalised, ordered by id.
 

@@ -27,7 +27,7 @@ from models.training import (
 from tasks.encode import refuse_half_on_cpu
 from tasks.examples import Examples, split_triplets
 from tasks.features import Features, compute, pictures
-from tasks.stage import stage
+from tasks.stage import NO_FACTS, stage
 
 HISTORY = pa.schema(
     [
@@ -88,7 +88,7 @@ def train(
     images: Artifact,
     tokens: Artifact,
     *,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, Any] = NO_FACTS,
     resources: Resources,
 ) -> Counts:
     """Write seed-<s>/, the best checkpoint of each seed in Hugging Face format, and history.parquet.
