@@ -1,0 +1,84 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from data.config import StageConfig
+from tasks.runs import RunError, describe, load_run, recorded_runs, start_run, started_here
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path))
+    return tmp_path
+
+
+class Settings(StageConfig):
+    depth: int = 100
+
+
+def test_ids_sort_by_time_even_within_a_millisecond() -> None:
+    ids = []
+    for _ in range(5):
+        with start_run("toy", ["a"], Settings()) as run:
+            ids.append(run.id)
+    assert recorded_runs() == sorted(ids) == ids
+    assert started_here()[-5:] == ids
+
+
+def test_record_says_what_was_asked_for() -> None:
+    with start_run("toy", ["a", "b"], Settings(depth=7), rerun=["a"], until="b") as run:
+        pass
+    record = load_run(run.id)
+    assert (record.recipe, record.state, record.config) == ("toy", "completed", {"depth": 7})
+    assert (record.rerun, record.until) == (["a"], "b")
+    assert [row.state for row in record.stages] == ["pending", "pending"]
+    assert record.started <= str(record.ended)
+
+
+def test_run_of_a_living_process_is_running() -> None:
+    with start_run("toy", ["a"], Settings()) as run:
+        assert load_run(run.id).state == "running"
+
+
+def test_error_outside_a_stage_is_logged_too(store: Path) -> None:
+    with (
+        pytest.raises(RunError, match="recipe 'toy' failed: ZeroDivisionError") as info,
+        start_run("toy", ["a"], Settings()),
+    ):
+        _ = 1 / 0
+    (line,) = (info.value.folder / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["stage"] is None
+    assert "ZeroDivisionError" in json.loads(line)["traceback"]
+    assert load_run(info.value.record.run).state == "failed"
+
+
+def test_messages_of_libraries_go_to_the_run_s_folder(store: Path) -> None:
+    with start_run("toy", ["a"], Settings()) as run:
+        logging.getLogger("library").warning("mind the gap")
+    logging.getLogger("library").warning("afterwards")
+    text = (store / "runs" / run.id / "messages.log").read_text()
+    assert "WARNING library: mind the gap" in text
+    assert "afterwards" not in text
+
+
+def test_unknown_run_is_named() -> None:
+    with start_run("toy", ["a"], Settings()) as run:
+        pass
+    with pytest.raises(LookupError, match=f"no run '{run.id}x' in .*; did you mean '{run.id}'"):
+        load_run(f"{run.id}x")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("need low <= high"), "need low <= high"),
+        (KeyError("no benchmark 'circ'"), "no benchmark 'circ'"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), "[Errno 2] No such file or directory: 'a.png'"),
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_errors_in_words(error: Exception, words: str) -> None:
+    assert describe(error) == words
