@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from data.annotations import Annotations
 from data.benchmarks import Query
-from data.layouts import BrokenAnnotations, read_json
+from data.layouts import read_json
 from data.scoring import ListedRanking, Ranking, ScoredRanking, subset_members
 
 Matrix = npt.NDArray[np.float32]
@@ -32,12 +32,12 @@ def read_features(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError(f"{path} holds one array; want an .npz file written by numpy.savez with named arrays")
+                raise ValueError("it holds one array without a name")
             return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} is not an .npz file: {error}; write it with numpy.savez") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {path}") from error
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no .npz file of plain arrays; write it with numpy.savez ({error})") from error
 
 
 def from_features(annotations: Annotations, arrays: Features) -> Mapping[str, Ranking]:
@@ -355,5 +355,5 @@ def read_lists(annotations: Annotations, path: Path) -> Mapping[str, Ranking]:
     """`from_lists` of a JSON file."""
     try:
         return from_lists(annotations, read_json(path), path)
-    except BrokenAnnotations as error:
-        raise ValueError(str(error)) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {path}") from error

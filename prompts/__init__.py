@@ -9,8 +9,8 @@ A file starts with its front matter, then comes the text, in which `{{name}}` is
     Write what changes from the first image ({{reference_caption}}) to the second. ...
 
 `images` is the number of images the text speaks of, `answer` names the text fields of the JSON object it asks for.
-Files in `styles/` have no front matter: each is a phrase that fills a placeholder `{{style}}`. They are loaded as
-"styles/<name>".
+Files in `styles/` and `genecis/` have no front matter: a style is a phrase that fills a placeholder `{{style}}`, a
+GeneCIS template the text of a query of the task it is named after. They are loaded as "styles/<name>".
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+PHRASES = ("styles/", "genecis/")  # folders of texts that ask for no answer
 FRONT_MATTER = re.compile(r"---\n(.*?)\n---\n(.*)", re.DOTALL)
 
 
@@ -75,7 +76,7 @@ def load(name: str, folder: Path = FOLDER) -> Prompt:
     path = _file(name, folder)
     content = path.read_text(encoding="utf-8")
     digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
-    if name.startswith("styles/"):
+    if name.startswith(PHRASES):
         return Prompt(name, " ".join(content.split()), digest, images=0, answer=())
     parts = FRONT_MATTER.fullmatch(content)
     if parts is None:
@@ -95,8 +96,8 @@ def load(name: str, folder: Path = FOLDER) -> Prompt:
 
 
 def names(folder: Path = FOLDER) -> list[str]:
-    """Names of all prompts, sorted; styles are left out."""
-    return [name for name in _all(folder) if not name.startswith("styles/")]
+    """Names of all prompts, sorted; styles and other phrases are left out."""
+    return [name for name in _all(folder) if not name.startswith(PHRASES)]
 
 
 def styles(folder: Path = FOLDER) -> list[str]:
