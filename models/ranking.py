@@ -96,25 +96,39 @@ class Shortlist:
     """The best of a first pass for some queries: enough of them to settle the k best exactly, as a rule.
 
     Attributes:
+        k: how many are wanted.
+        candidates: N, rows of the gallery.
         values: (Q, keep) float32, first-pass scores, best first; -inf where there is none.
-        indices: (Q, keep) int64, their gallery rows; -1 there.
+        indices: (Q, keep) int32, their gallery rows.
         bound: (Q,) float32, how far a score may be off.
     """
 
-    def __init__(self, queries: int, candidates: int, k: int, dtype: torch.dtype) -> None:
-        # Beside the k best, those within the bound of the k-th have to be kept; a row that has more is done over.
-        keep = min(candidates, k + 32 if dtype == torch.float32 else 2 * k + 64)
+    def __init__(self, k: int, candidates: int, values: Tensor, indices: Tensor, bound: Tensor) -> None:
         self.k, self.candidates = min(k, candidates), candidates
-        self.values = torch.full((queries, keep), -torch.inf)
-        self.indices = torch.full((queries, keep), -1, dtype=torch.int64)
-        self.bound = torch.zeros(queries)
+        self.values, self.indices, self.bound = values, indices, bound
+
+    @classmethod
+    def empty(cls, queries: int, candidates: int, k: int) -> "Shortlist":
+        keep = cls.width(candidates, k)
+        values = torch.full((queries, keep), -torch.inf)
+        return cls(k, candidates, values, torch.full(values.shape, -1, dtype=torch.int32), torch.zeros(queries))
+
+    @staticmethod
+    def width(candidates: int, k: int) -> int:
+        """Beside the k best, those within the bound of the k-th have to be kept; a row that has more is done over."""
+        return min(candidates, 2 * k + 64)
+
+    def part(self, rows: slice) -> "Shortlist":
+        """The list of some queries; what is added to it is added here."""
+        return Shortlist(self.k, self.candidates, self.values[rows], self.indices[rows], self.bound[rows])
 
     def add(self, start: int, scores: Tensor, bound: Tensor) -> None:
         """Meet (Q, n) scores of gallery rows from `start` on, each off by at most (Q,) `bound`."""
-        found = torch.arange(start, start + scores.shape[1]).expand_as(scores)
-        self.values, places = torch.cat([self.values, scores], dim=1).topk(self.values.shape[1], dim=1)
-        self.indices = torch.cat([self.indices, found], dim=1).gather(1, places)
-        self.bound = torch.maximum(self.bound, bound)
+        found = torch.arange(start, start + scores.shape[1], dtype=torch.int32).expand_as(scores)
+        values, places = torch.cat([self.values, scores], dim=1).topk(self.values.shape[1], dim=1)
+        self.values.copy_(values)
+        self.indices.copy_(torch.cat([self.indices, found], dim=1).gather(1, places))
+        self.bound.copy_(torch.maximum(self.bound, bound))
 
     def open_rows(self, place: int) -> Integers | None:
         """Gallery rows of one query that may be among its k best; None if they may lie outside the list too."""
@@ -124,7 +138,8 @@ class Shortlist:
         # What is not in the list scored at most as its last: were that one open, so might be others.
         if len(values) < self.candidates and -np.inf < values[-1] >= least:
             return None
-        return np.asarray(self.indices[place].numpy()[(values >= least) & (values > -np.inf)])
+        rows: Integers = self.indices[place].numpy()[(values >= least) & (values > -np.inf)].astype(np.int64)
+        return rows
 
 
 def top_k(
@@ -151,7 +166,7 @@ def top_k(
     if k < 1:
         raise ValueError(f"need k of at least 1, got {k}")
     barred = _barred(queries, exclude)
-    shortlist = Shortlist(len(queries), len(gallery), k, dtype)
+    shortlist = Shortlist.empty(len(queries), len(gallery), k)
     for start, scores, bound in first_pass(queries, gallery, direction, barred, dtype):
         shortlist.add(start, scores, bound)
     return settle(shortlist, queries, gallery, direction, barred)
@@ -219,8 +234,7 @@ def first_pass(
 
 def strip_scores(queries: Unit, block: Unit, direction: Direction) -> Tensor:
     """(Q, strip) float32 scores, from tiles that stay in the processor's cache."""
-    across = max(1, TILE_COLUMNS // queries.tokens.shape[1])
-    down = max(1, TILE_ROWS // block.tokens.shape[1])
+    across, down = tile_sizes(queries, block)
     ahead = direction == "reference"
     scores = torch.empty(len(queries.tokens), len(block.tokens))
     for left in range(0, len(queries.tokens), across):
@@ -231,6 +245,11 @@ def strip_scores(queries: Unit, block: Unit, direction: Direction) -> Tensor:
             assert part is not None
             scores[left : left + across, top : top + down] = part
     return scores
+
+
+def tile_sizes(queries: Unit, block: Unit) -> tuple[int, int]:
+    """Queries and gallery images of one matrix product."""
+    return max(1, TILE_COLUMNS // queries.tokens.shape[1]), max(1, TILE_ROWS // block.tokens.shape[1])
 
 
 def settle(

@@ -1,25 +1,27 @@
 """Rank: from token sets to every image's nearest images, exactly."""
 
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from pydantic import Field, JsonValue, PositiveInt
 
-from data.artifact import Artifact, Counts, read_table, write_atomically, write_table
+from data.artifact import Artifact, Counts, read_table, sync, write_atomically, write_table
 from data.config import Resources, StageConfig
 from data.progress import progress
 from data.schemas import RANKING
 from data.tokens import read_tokens
-from models.ranking import TokenSets, top_k
+from models.ranking import Ranked, Shortlist, TokenSets
 from models.similarity import Direction
+from models.sweep import panels, quickest, rank_panel
 from tasks.stage import stage
 
-SHARD = 1024
-"""References ranked and filed together: what a kill can cost, and what memory grows with."""
 SHOWN_RANKS = (1, 10, 20, 50, 51, 60, 100, 200, 500, 1000)
 """Ranks whose mean score the report shows."""
 
@@ -41,41 +43,71 @@ class RankConfig(StageConfig):
 def rank(out: Path, config: RankConfig, tokens: Artifact, *, resources: Resources | None = None) -> Counts:
     """Write ranking.parquet: the `depth` nearest other images of every image, by reference and then by rank.
 
-    The score is `models.similarity`'s; the reference itself is no candidate, ranks start at 1, ties go by id. Shards
+    The score is `models.similarity`'s; the reference itself is no candidate, ranks start at 1, ties go by id. Panels
     of references are filed in parts/, so that an interrupted run continues.
 
     Raises:
         ValueError: naming an image with a NaN or zero token.
     """
     ids, array = read_tokens(tokens.file("tokens.arrow"))
-    sets, parts = TokenSets(ids, array), out / "parts"
-    starts = range(0, len(ids), SHARD)
-    files = [parts / f"{start:09d}-{min(start + SHARD, len(ids)):09d}.parquet" for start in starts]
+    sets = TokenSets(ids, array)
     finished = out / "ranking.parquet"
     if not finished.exists():
-        ready = sum(min(SHARD, len(ids) - start) for start, file in zip(starts, files, strict=True) if file.exists())
-        with progress(len(ids), "references", done=ready) as advance:
-            for start, file in zip(starts, files, strict=True):
-                if not file.exists():
-                    rows = range(start, min(start + SHARD, len(ids)))
-                    write_table(file, _shard(sets, rows, config), RANKING)
-                    advance(len(rows))
+        files = _work(sets, config, out / "parts")
         write_atomically(finished, lambda temporary: _join(files, temporary))
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(out / "parts", ignore_errors=True)
     return _count(finished, len(ids), array.shape, config)
 
 
-def _shard(sets: TokenSets, rows: range, config: RankConfig) -> pa.Table:
+def _work(sets: TokenSets, config: RankConfig, folder: Path) -> list[Path]:
+    """Rank the panels that are still missing; each leaves its part of the ranking and the shortlists after it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(sets)
+    todo = panels(sets)
+    files = [folder / f"{panel.start:09d}-{panel.stop:09d}.parquet" for panel in todo]
+    # The shortlists are renamed to their place after the part is written, so the last of them says what is done.
+    done = [place for place, panel in enumerate(todo) if (folder / f"shortlist-{panel.stop:09d}").exists()]
+    first = done[-1] + 1 if done else 0
+    dtype = quickest(sets.tokens.shape[1], sets.tokens.shape[2], count * (count - 1) // 2)
+    with progress(count, "references", done=todo[first].start if first < len(todo) else count) as advance:
+        for panel, file in list(zip(todo, files, strict=True))[first:]:
+            before, after = (folder / f"shortlist-{at:09d}" for at in (panel.start, panel.stop))
+            unfinished = folder / "shortlist-unfinished"
+            shortlist = _shortlist(unfinished, count, config.depth, before if panel.start else None)
+            ranked = rank_panel(sets, panel, shortlist, config.direction, dtype)
+            write_table(file, _table(sets.ids, panel, ranked), RANKING)
+            sync(unfinished)
+            os.replace(unfinished, after)
+            sync(folder)
+            before.unlink(missing_ok=True)
+            advance(len(panel))
+    return files
+
+
+def _shortlist(path: Path, count: int, depth: int, before: Path | None) -> Shortlist:
+    """The shortlists of all images, in a memory-mapped file: a copy of `before`, or empty ones."""
+    empty = Shortlist.empty(0, count, depth)
+    size = count * empty.values.shape[1]
+    if before is not None:
+        shutil.copyfile(before, path)
+    numbers = np.memmap(path, dtype=np.float32, mode="r+" if before is not None else "w+", shape=2 * size + count)
+    values, indices, bound = np.split(numbers, [size, 2 * size])
+    if before is None:
+        values[:], bound[:] = -np.inf, 0
+        indices.view(np.int32)[:] = -1
+    tensors = (torch.from_numpy(part.reshape(count, -1)) for part in (values, indices.view(np.int32), bound))
+    one, two, three = tensors
+    return Shortlist(depth, count, one, two, three[:, 0])
+
+
+def _table(ids: Sequence[str], rows: range, ranked: Ranked) -> pa.Table:
     """The ranking of some references, as a table."""
-    some = slice(rows.start, rows.stop)
-    queries = TokenSets(sets.ids[some], sets.tokens[some])
-    ranked = top_k(queries, sets, config.depth, config.direction, exclude=rows)
     kept = ranked.indices >= 0
-    ids = pa.array(sets.ids, pa.string())
     width = ranked.indices.shape[1]
+    names = pa.array(ids, pa.string())
     reference = np.repeat(np.arange(rows.start, rows.stop), width)[kept.reshape(-1)]
     ranks = np.tile(np.arange(1, width + 1, dtype=np.int32), len(rows))[kept.reshape(-1)]
-    columns = [ids.take(pa.array(reference)), ranks, ids.take(pa.array(ranked.indices[kept])), ranked.scores[kept]]
+    columns = [names.take(pa.array(reference)), ranks, names.take(pa.array(ranked.indices[kept])), ranked.scores[kept]]
     return pa.table(columns, schema=RANKING)
 
 

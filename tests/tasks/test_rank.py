@@ -9,11 +9,15 @@ from pydantic import ValidationError
 from data.artifact import Artifact, read_table
 from data.schemas import RANKING
 from data.tokens import write_tokens
-from models.ranking import TokenSets
+from models import sweep
+from models.ranking import Ranked
 from tasks import rank as stage
 from tasks.rank import RankConfig, rank
 from tests.models.reference import score
 from tests.tasks.small_artifacts import sealed
+
+PER_IMAGE = 3 * 8 * 4
+"""Bytes of one image's tokens, as `_tokens` makes them, in float32."""
 
 
 def _tokens(folder: Path, count: int, seed: int = 0) -> tuple[Artifact, np.ndarray]:
@@ -26,7 +30,7 @@ def _tokens(folder: Path, count: int, seed: int = 0) -> tuple[Artifact, np.ndarr
 def test_every_image_has_its_nearest_others_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str
 ) -> None:
-    monkeypatch.setattr(stage, "SHARD", 11)
+    monkeypatch.setattr(sweep, "PANEL_BYTES", 11 * PER_IMAGE)
     tokens, array = _tokens(tmp_path, 30)
     counts = rank.fn(tmp_path / "out", RankConfig.model_validate({"depth": 7, "direction": direction}), tokens)
 
@@ -45,20 +49,21 @@ def test_every_image_has_its_nearest_others_in_order(
     assert not (tmp_path / "out" / "parts").exists()
 
 
-def test_an_interrupted_run_continues_with_the_missing_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "SHARD", 10)
+def test_an_interrupted_run_continues_with_the_missing_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "PANEL_BYTES", 10 * PER_IMAGE)
     tokens, _ = _tokens(tmp_path, 35)
     rank.fn(tmp_path / "whole", RankConfig(depth=5), tokens)
     done: list[range] = []
-    shard = stage._shard
+    table = stage._table
 
-    def dies_at_the_third(sets: TokenSets, rows: range, config: RankConfig) -> object:
+    def dies_at_the_third(ids: list[str], rows: range, ranked: Ranked) -> object:
+        # By now the shortlists of the later images know the panel, and must not be told again.
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(rows)
-        return shard(sets, rows, config)
+        return table(ids, rows, ranked)
 
-    monkeypatch.setattr(stage, "_shard", dies_at_the_third)
+    monkeypatch.setattr(stage, "_table", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         rank.fn(tmp_path / "out", RankConfig(depth=5), tokens)
     done.clear()
