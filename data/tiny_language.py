@@ -198,6 +198,12 @@ def _read_noun(match: re.Match[str], suffix: str = "") -> Look:
     return look(**parts)
 
 
+def _whole(described: Look) -> Look:
+    """Take a thing whose size and place are told, but no pattern, for a plain one, as in a caption."""
+    named = dict(described)
+    return look(**({"texture": "plain"} | named)) if {"size", "position"} <= named.keys() else described
+
+
 @lru_cache(maxsize=1)
 def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
     """Every phrasing as (kind, attribute of the value, expression), those about a background or a value first."""
@@ -237,7 +243,7 @@ def read_clause(text: str) -> Edit | None:
         if match is None:
             continue
         if kind == "addition":
-            return Edit(kind, added=_read_noun(match))
+            return Edit(kind, added=_whole(_read_noun(match)))
         value = match.groupdict().get("v") or ""
         if attribute == "background":
             others = frozenset(BACKGROUNDS) - {value}

@@ -1,0 +1,46 @@
+"""The tiny benchmarks' truth, recomputed from the texts alone."""
+
+import pytest
+
+from data.benchmarks import Benchmark, load_benchmark
+from data.tiny_language import HELD_OUT_PHRASES, TRAINED, read_modification
+from data.tiny_world import KINDS
+
+
+@pytest.fixture(scope="module", params=["tiny_single", "tiny_multi"])
+def benchmark(request: pytest.FixtureRequest) -> Benchmark:
+    return load_benchmark(request.param)
+
+
+def test_size_and_kinds(benchmark: Benchmark) -> None:
+    assert len(benchmark.queries) >= 500
+    assert len(benchmark.gallery) >= 2000
+    assert {tag for query in benchmark.queries for tag in query.tags} == set(KINDS)
+
+
+def test_every_text_is_in_a_phrasing_never_trained_on(benchmark: Benchmark) -> None:
+    openings = {template.split("{")[0].strip() for group in HELD_OUT_PHRASES.values() for template in group}
+    trained = {template for group in TRAINED.values() for template in group}
+    assert not openings & trained
+    assert all(read_modification(query.modification) for query in benchmark.queries)
+
+
+def test_targets_are_as_the_protocol_wants() -> None:
+    single, multi = load_benchmark("tiny_single"), load_benchmark("tiny_multi")
+    assert single.protocol["reference"] == "mask"
+    assert multi.protocol["reference"] == "keep"
+    assert all(len(query.targets) == 1 and len(query.subset) == 5 for query in single.queries)
+    assert all(query.reference_id not in (*query.targets, *query.subset) for query in (*single.queries, *multi.queries))
+    assert sum(len(query.targets) for query in multi.queries) / len(multi.queries) > 2
+
+
+def test_splits_differ_and_repeat() -> None:
+    again = load_benchmark("tiny_multi")
+    assert again.digest == load_benchmark("tiny_multi").digest
+    assert again.digest != load_benchmark("tiny_multi", "test").digest
+    with pytest.raises(ValueError, match="val, test"):
+        load_benchmark("tiny_multi", "train")
+
+
+def test_images_load(benchmark: Benchmark) -> None:
+    assert benchmark.load_image(benchmark.gallery[0]).size == (96, 96)
