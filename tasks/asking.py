@@ -1,0 +1,241 @@
+"""Asking a model about images: from the ledger what was asked before, from the engine the rest, a chunk at a time."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data.config import Resources
+from data.images import BadImage
+from models.backends import Opener, Request, Response, TextGenerator
+from prompts import Prompt
+from tasks.ledger import Entry, Ledger
+from tasks.replies import Rejected, read_reply, shown_example
+from tasks.requests import Attempt, Outcome, Question, Terms
+
+# So many unreadable images and no readable one in a chunk: the fault is not in the images.
+_GONE = 8
+
+
+@dataclass
+class Figures:
+    """What asking came to, for the report.
+
+    Attributes:
+        asked: requests that the engine answered in this run; `reused` came from the ledger.
+        retries: attempts after the first.
+        tokens_in, tokens_out: of all answers read, whenever they were asked for.
+        engine_seconds: time of answering, `start_seconds` of starting, in this run.
+        rejections: answers not used, by reason; more than one may be of the same question.
+    """
+
+    asked: int = 0
+    reused: int = 0
+    retries: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    engine_seconds: float = 0.0
+    start_seconds: float = 0.0
+    rejections: Counter[str] = field(default_factory=Counter)
+
+
+class Asker:
+    """A model, its ledger and, once something has to be asked, its engine. A context manager: leaving stops the engine.
+
+    Attributes:
+        figures: so far.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        opener: Opener,
+        resources: Resources,
+        *,
+        ledger: Path,
+        retries: int,
+        images_per_prompt: int,
+        record: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            terms: whom to ask and how.
+            opener: starts the engine when the first request is not in the ledger.
+            resources: `chunk` requests go to the engine at once; `workers` threads decode the images of the next.
+            ledger: root folder of the ledgers.
+            retries: attempts after the first, each with another seed.
+            images_per_prompt: the most that any prompt will show.
+            record: called with rows of `data.schemas.GENERATIONS` as answers are read; a row may come twice.
+        """
+        self.figures = Figures()
+        self.terms, self.resources, self.ledger, self.retries, self.record = terms, resources, ledger, retries, record
+        self._opener, self._images_per_prompt = opener, images_per_prompt
+        self._generator: TextGenerator | None = None
+
+    def ask(self, prompt: Prompt, questions: Iterable[Question]) -> Iterator[Outcome]:
+        """Answer all questions, in no particular order. They are drawn as they are needed.
+
+        Raises:
+            RuntimeError: if none of a chunk's images can be read any more.
+        """
+        with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="decode") as pool:
+            yield from _Session(self, prompt, questions, pool).outcomes()
+
+    def generate(self, requests: list[Request]) -> list[Response]:
+        """Let the engine answer, starting it if necessary."""
+        started = time.perf_counter()
+        if self._generator is None:
+            terms = self.terms
+            self._generator = self._opener(
+                terms.located, terms.sampling, terms.engine, self.resources, self._images_per_prompt
+            )
+            self.figures.start_seconds += time.perf_counter() - started
+            started = time.perf_counter()
+        responses = self._generator.generate(requests)
+        if [response.request_id for response in responses] != [request.request_id for request in requests]:
+            raise RuntimeError(f"{len(responses)} responses that do not match the {len(requests)} requests")
+        self.figures.engine_seconds += time.perf_counter() - started
+        self.figures.asked += len(requests)
+        return responses
+
+    def __enter__(self) -> "Asker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._generator is not None:
+            self._generator.close()
+            self._generator = None
+
+
+class _Session:
+    """The questions of one prompt on their way through ledger, decoding, engine and parser.
+
+    At any time one chunk is with the engine and the next is being decoded. A question whose answer is rejected goes
+    into the chunk after that, so that the engine's batches stay full.
+    """
+
+    def __init__(self, asker: Asker, prompt: Prompt, questions: Iterable[Question], pool: ThreadPoolExecutor) -> None:
+        self._asker, self._terms, self._prompt, self._pool = asker, asker.terms, prompt, pool
+        self._chunk = asker.resources.chunk
+        self._fresh = iter(questions)
+        self._again: deque[Attempt] = deque()
+        self._waiting: dict[str, list[Attempt]] = {}  # by request: two questions may come to the same one
+        self._done: list[Outcome] = []
+        self._rows: list[dict[str, Any]] = []
+        self._example = shown_example(prompt.text, prompt.answer)
+        terms = asker.terms
+        self._ledger = Ledger(asker.ledger, terms.model, terms.located.revision, prompt.name, prompt.digest)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        chunk: list[Attempt] = []
+        loading: dict[str, Future[Image.Image]] = {}
+        while True:
+            following: list[Attempt] = []
+            while len(following) < self._chunk and self._draw_into(following):
+                yield from self._flush()
+            following_loading = self._load(following)
+            if chunk:
+                self._answer(chunk, loading)
+                yield from self._flush()
+            elif not following:
+                return
+            chunk, loading = following, following_loading
+
+    def _flush(self) -> Iterator[Outcome]:
+        self._asker.record(self._rows)
+        done, self._done, self._rows = self._done, [], []
+        yield from done
+
+    def _draw_into(self, chunk: list[Attempt]) -> bool:
+        """Draw questions, settle what the ledger knows, and add the rest to the chunk; False if there was none left."""
+        room = self._chunk - len(chunk)
+        attempts = [self._again.popleft() for _ in range(min(room, len(self._again)))]
+        attempts += [self._attempt(question, 0) for question in islice(self._fresh, room - len(attempts))]
+        stored = self._ledger.find(attempt.request_id for attempt in attempts)
+        for attempt in attempts:
+            if attempt.request_id in stored:
+                self._asker.figures.reused += 1
+                self._settle(attempt, stored[attempt.request_id])
+            elif attempt.request_id in self._waiting:
+                self._waiting[attempt.request_id].append(attempt)
+            else:
+                self._waiting[attempt.request_id] = [attempt]
+                chunk.append(attempt)
+        return bool(attempts)
+
+    def _attempt(self, question: Question, number: int) -> Attempt:
+        return Attempt.of(self._terms, self._prompt, question, number)
+
+    def _load(self, chunk: list[Attempt]) -> dict[str, Future[Image.Image]]:
+        """Set the threads to the chunk's images, each once."""
+        wanted = dict.fromkeys(image_id for attempt in chunk for image_id in attempt.question.image_ids)
+        return {image_id: self._pool.submit(self._terms.pictures[image_id].load) for image_id in wanted}
+
+    def _answer(self, chunk: list[Attempt], loading: dict[str, Future[Image.Image]]) -> None:
+        """Ask one chunk, store the answers, and settle them."""
+        images, faults = _loaded(loading)
+        ready: dict[str, Attempt] = {}
+        for attempt in chunk:
+            bad = next((faults[image_id] for image_id in attempt.question.image_ids if image_id in faults), None)
+            if bad is None:
+                ready[attempt.request_id] = attempt
+            else:
+                self._give_up(attempt.request_id, bad)
+        if not ready:
+            return
+        responses = self._asker.generate([attempt.request(images) for attempt in ready.values()])
+        entries = [ready[response.request_id].entry(response) for response in responses]
+        # What the engine refused is not an answer of the model: another day, another engine may take it.
+        stored = self._ledger.append([entry for entry in entries if entry.finish_reason != "error"])
+        for entry in entries:
+            for attempt in self._waiting.pop(entry.request_id):
+                self._settle(attempt, stored.get(entry.request_id, entry))
+
+    def _give_up(self, request_id: str, bad: BadImage) -> None:
+        rejected = Rejected(f"image_{bad.reason}", retry=False)
+        for attempt in self._waiting.pop(request_id):
+            self._asker.figures.rejections[rejected.reason] += 1
+            self._done.append(Outcome(attempt.question.row_id, rejected, None, str(bad)))
+
+    def _settle(self, attempt: Attempt, entry: Entry) -> None:
+        """Read an answer: an outcome, or another attempt."""
+        texts = read_reply(entry.raw_response, entry.finish_reason, self._prompt.answer, self._example)
+        figures = self._asker.figures
+        figures.tokens_in += entry.tokens_in
+        figures.tokens_out += entry.tokens_out
+        if isinstance(texts, Rejected):
+            figures.rejections[texts.reason] += 1
+            self._rows.append(attempt.row(entry, texts.reason))
+            if texts.retry and attempt.number < self._asker.retries:
+                figures.retries += 1
+                self._again.append(self._attempt(attempt.question, attempt.number + 1))
+                return
+        else:
+            self._rows.append(attempt.row(entry, None))
+        raw = entry.raw_response if isinstance(texts, Rejected) else ""
+        self._done.append(Outcome(attempt.question.row_id, texts, entry.request_id, raw))
+
+
+def _loaded(loading: Mapping[str, Future[Image.Image]]) -> tuple[dict[str, Image.Image], dict[str, BadImage]]:
+    """Wait for the images; those that cannot be read come as what is wrong with them."""
+    images: dict[str, Image.Image] = {}
+    faults: dict[str, BadImage] = {}
+    for image_id, future in loading.items():
+        try:
+            images[image_id] = future.result()
+        except BadImage as error:
+            faults[image_id] = error
+    if len(faults) >= _GONE and not images:
+        image_id, fault = next(iter(faults.items()))
+        raise RuntimeError(
+            f"none of {len(faults)} images can be read any more, for example {image_id!r} ({fault}); is the folder "
+            "they were in still there?"
+        )
+    return images, faults

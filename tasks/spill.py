@@ -1,0 +1,78 @@
+"""Tables that are ordered by a key but come in any order, and may be larger than memory."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.artifact import write_atomically
+
+_BUFFER = 2048  # rows held before they go to the disk
+
+
+class SortedTable:
+    """Rows keyed by a SHA-256, gathered in files by the first digit of their key and sorted one file at a time.
+
+    A sixteenth of the rows is in memory while they are written. Equal keys are equal rows: one of them is written.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, key: str) -> None:
+        """Gather in `folder`, which is emptied first.
+
+        Args:
+            folder: for this object alone; removed in the end.
+            schema: of the rows.
+            key: its first column to order by: 64 hexadecimal digits.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._folder, self._schema, self._key = folder, schema, key
+        self._buffer: list[Mapping[str, Any]] = []
+        self._writers: dict[str, pa.ipc.RecordBatchFileWriter] = {}
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take rows."""
+        self._buffer.extend(rows)
+        if len(self._buffer) >= _BUFFER:
+            self._spill()
+
+    def write(self, path: Path) -> int:
+        """Write all rows to a Parquet file, ordered, whole; returns their number."""
+        self._spill()
+        for writer in self._writers.values():
+            writer.close()
+        written = 0
+
+        def fill(temporary: Path) -> None:
+            nonlocal written
+            with pq.ParquetWriter(temporary, self._schema, compression="zstd") as file:
+                for digit in sorted(self._writers):
+                    table = self._ordered(self._folder / digit)
+                    file.write_table(table)
+                    written += table.num_rows
+
+        write_atomically(path, fill)
+        shutil.rmtree(self._folder)
+        return written
+
+    def _spill(self) -> None:
+        by_digit: dict[str, list[Mapping[str, Any]]] = {}
+        for row in self._buffer:
+            by_digit.setdefault(row[self._key][0], []).append(row)
+        for digit, rows in by_digit.items():
+            if digit not in self._writers:
+                self._writers[digit] = pa.ipc.new_file(self._folder / digit, self._schema)
+            self._writers[digit].write_table(pa.Table.from_pylist(rows, schema=self._schema))
+        self._buffer.clear()
+
+    def _ordered(self, path: Path) -> pa.Table:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        table = table.take(pc.sort_indices(table, sort_keys=[(self._key, "ascending")]))
+        keys = table[self._key].combine_chunks()
+        fresh = pc.not_equal(keys[1:], keys[:-1]) if len(keys) else []
+        return table.filter(pa.concat_arrays([pa.array([True]), fresh])) if len(keys) > 1 else table
