@@ -1,0 +1,103 @@
+"""Report: a whole run on one page that opens anywhere, without a network and without a script."""
+
+from pathlib import Path
+from typing import Annotated
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+from pydantic import Field, PositiveInt
+
+from data.artifact import Artifact, Counts, read_table, write_atomically
+from data.config import StageConfig
+from data.schemas import SCORES
+from tasks.report_cards import Card, cards, rejections
+from tasks.report_parts import headlines, interval_chart, score_tables, similarity_chart, stage_row, training_charts
+from tasks.stage import stage
+
+HERE = Path(__file__).parent
+
+
+class ReportConfig(StageConfig):
+    """How much the page shows. 60 triplets of photographs make about one megabyte."""
+
+    triplets: Annotated[int, Field(ge=0, le=200, description="triplets shown, drawn at random")] = 60
+    examples: PositiveInt = Field(5, description="rejected rows shown per reason")
+    pairs: PositiveInt = Field(400, description="pairs drawn in the chart of similarity by rank")
+    thumbnail: Annotated[int, Field(ge=16, le=256, description="longest side of a picture, in pixels")] = 128
+    seed: int = Field(0, description="of both draws")
+
+
+@stage(version=1)
+def report(
+    out: Path,
+    config: ReportConfig,
+    images: Artifact,
+    ranking: Artifact | None,
+    pairs: Artifact | None,
+    triplets: Artifact,
+    trained: Artifact | None,
+    scores: Artifact | None,
+    *,
+    tokens: Artifact | None = None,
+) -> Counts:
+    """Write report.html: scores beside the baselines, stages, curves, a sample of triplets, rejected rows.
+
+    A recipe without one of the optional stages leaves it out. An image that cannot be shown any more becomes a box
+    that says why. Rows are triplets: all are counted as kept, `detail` tells how many are shown.
+    """
+    stages = [one for one in (images, tokens, ranking, pairs, triplets, trained, scores) if one is not None]
+    total, shown = cards(triplets, images, config.triplets, config.thumbnail, config.seed)
+    measured = [] if scores is None else read_table(scores.file("scores.parquet"), SCORES).to_pylist()
+    tables = score_tables(measured)
+    page = _template().render(
+        recipe=shown[0].row["recipe"] if shown else triplets.stage,
+        facts=_facts(stages, tokens, shown),
+        headlines=headlines(measured),
+        score_charts=[interval_chart(table) for table in tables if not table.tags],
+        score_tables=tables,
+        stages=[stage_row(one) for one in stages],
+        charts=_charts(config, trained, pairs, ranking),
+        cards=shown,
+        total=total,
+        seed=config.seed,
+        rejections=[rejection for one in stages for rejection in rejections(one, config.examples)],
+    )
+    write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    pictures = [one for card in shown for one in (card.reference, card.target) if one is not None]
+    return Counts(
+        read=total,
+        kept=total,
+        written=1,
+        detail={"shown": len(shown), "pictures_missing": sum(not one.uri for one in pictures), "bytes": len(page)},
+    )
+
+
+def _template() -> Template:
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("report.html.j2")
+
+
+def _facts(stages: list[Artifact], tokens: Artifact | None, shown: list[Card]) -> list[tuple[str, str]]:
+    """What the head of the page says about the run."""
+    last = max((one.manifest for one in stages), key=lambda manifest: str(manifest["created"]))
+    facts = [("made (UTC)", str(last["created"]).replace("T", " ").removesuffix("+00:00"))]
+    facts.append(("code", str(last["cirque"]["commit"] or "not under version control")))
+    facts.append(("images", f"{stages[0].counts.written:,}"))
+    if tokens is not None:
+        facts.append(("encoder", str(tokens.manifest["config"]["checkpoint"])))
+    writers = sorted({str(card.row["provenance"]["model"]) for card in shown})
+    return [*facts, ("texts by", ", ".join(writers) or "nobody")]
+
+
+def _charts(
+    config: ReportConfig, trained: Artifact | None, pairs: Artifact | None, ranking: Artifact | None
+) -> list[Markup]:
+    charts = []
+    if trained is not None:
+        from tasks.train import HISTORY  # torch takes seconds to import
+
+        charts += training_charts(read_table(trained.file("history.parquet"), HISTORY))
+    if pairs is not None:
+        similarity = similarity_chart(pairs, ranking, config.pairs, config.seed)
+        charts += [] if similarity is None else [similarity]
+    return charts
