@@ -113,6 +113,6 @@ def pretrain(out: Path, config: PretrainConfig) -> Counts:
     encoder.eval()
     test = random.Random("pretrain/held-out")
     quality = retrieval(encoder, look_alikes(test, 1000), test)
-    encoder.save(out / "checkpoint")
+    encoder.save(out / "checkpoint", dtype="float16")
     seen = config.steps * config.batch
     return Counts(read=seen, kept=seen, written=1, detail=dict(quality))

@@ -253,7 +253,7 @@ def teach(out: Path, config: TeachConfig, seen: Artifact) -> Counts:
                 with torch.autocast("cpu", torch.bfloat16):
                     loss = model(**next(stream)).loss / config.parts
                 loss.backward()
-                total += float(loss)
+                total += loss.item()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             advance(1)

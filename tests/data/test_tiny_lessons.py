@@ -22,8 +22,9 @@ def test_given_answers_are_right(task: str) -> None:
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "judge"])
 def test_answers_to_another_question_are_mostly_wrong(task: str) -> None:
     questions = drawn(task, 100)
+    limit = 40 if task == "mvft_ji/modification" else 12  # another background suits many scenes
     moved = zip(questions, [*questions[1:], questions[0]], strict=True)
-    assert sum(is_right(question, other.answer) for question, other in moved) <= 12
+    assert sum(is_right(question, other.answer) for question, other in moved) <= limit
 
 
 @pytest.mark.parametrize("task", TASKS)
