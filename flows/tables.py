@@ -35,7 +35,7 @@ def stage_table(record: RunRecord) -> Table:
     for row in record.stages:
         seconds = "" if row.seconds is None else f"{row.seconds:,.1f}"
         numbers = ["" if number is None else f"{number:,}" for number in (row.read, row.kept, row.written)]
-        dropped = dropped_by_reason(row.dropped) or ("" if row.read is None else "0")
+        dropped = dropped_by_reason(row.dropped, "\n") or ("" if row.read is None else "0")
         table.add_row(row.stage, row.state, *numbers[:2], dropped, numbers[2], seconds)
     return table
 

@@ -148,10 +148,10 @@ def summary(row: Row) -> str:
     return ", ".join(parts)
 
 
-def dropped_by_reason(dropped: dict[str, int]) -> str:
+def dropped_by_reason(dropped: dict[str, int], between: str = ", ") -> str:
     """The reasons with their numbers, the most frequent first."""
     ordered = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{reason} {number:,}" for reason, number in ordered)
+    return between.join(f"{reason} {number:,}" for reason, number in ordered)
 
 
 def _clock(seconds: float) -> str:
