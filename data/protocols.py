@@ -108,7 +108,9 @@ class Judge:
 
     def _tied(self, query: Query, scores: Scores, competing: Places) -> bool:
         """Whether a target within reach of the metrics shares its score with an image that is none."""
-        rivals = scores[np.setdiff1d(competing, self._places(query.targets))]
+        wrong = np.ones(len(scores), dtype=bool)
+        wrong[self._places(query.targets)] = False
+        rivals = scores[competing[wrong[competing]]]
         for target in query.targets:
             score = scores[self._place[target]]
             if (rivals > score).sum() < self.cut and (rivals == score).any():
