@@ -130,7 +130,7 @@ def headlines(scores: Sequence[Mapping[str, Any]]) -> list[str]:
             if plain:
                 best = max(plain, key=lambda cell: float(cell["value"]))
                 words += f"; the best baseline, {METHODS[best['method']]}, {best['value']:.1f} %"
-                if best["value"] > 0:
+                if 0 < best["value"] <= one["value"]:
                     words += f", so {one['value'] / best['value']:.1f} times as much"
             sentences.append(words + ".")
     return sentences

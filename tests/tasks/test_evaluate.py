@@ -21,7 +21,7 @@ from data.config import Resources
 from data.images import BadImage
 from data.schemas import PREDICTIONS, SCORES
 from models.encoders import TokenSet, load_encoder
-from tasks.evaluate import EvaluateConfig, evaluate
+from tasks.evaluate import EvaluateConfig, evaluate, evaluate_facts
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
 from tests.tasks.small_artifacts import sealed
 
@@ -292,6 +292,13 @@ def test_tiles_do_not_change_the_answers(tmp_path: Path, world: World, monkeypat
     run(tmp_path / "tiled")
     tables = [read_table(tmp_path / name / "out" / "predictions.parquet", PREDICTIONS) for name in ("whole", "tiled")]
     assert tables[0].equals(tables[1])
+
+
+def test_benchmarks_and_weights_decide_the_key(tmp_path: Path, world: World) -> None:
+    world.add("one", QUERY)
+    trained, tokens = inputs(tmp_path, (0,))
+    config = EvaluateConfig(benchmarks=("one",))
+    assert evaluate_facts(config, trained, tokens) == {"benchmarks": {"one": "one"}, "checkpoint": "weights"}
 
 
 def test_a_changed_base_checkpoint_is_refused(tmp_path: Path, world: World) -> None:
