@@ -204,10 +204,16 @@ def first_places(ids: Sequence[str]) -> dict[str, int]:
 
 
 def hidden_places(annotations: Annotations, query: Query, places: Mapping[str, int]) -> list[int]:
-    """Places that the protocol takes out of a gallery of distinct ids."""
+    """Places that the protocol takes out: of the reference, and of its copies among GeneCIS' rivals.
+
+    Args:
+        places: first place of each candidate.
+    """
     if annotations.protocol.reference == "keep" or query.reference_id not in places:
         return []
-    return [places[query.reference_id]]
+    if annotations.name != "genecis":
+        return [places[query.reference_id]]
+    return [place for place, one in enumerate(query.candidates) if place and one == query.reference_id]
 
 
 def _similarities(
@@ -222,17 +228,10 @@ def _similarities(
         )
 
     def maker(row: int, one: Query) -> Callable[[], Ranking]:
-        return lambda: ScoredRanking(
-            one, similarities[row], first_places(one.candidates), _same_as_reference(annotations, one)
-        )
+        places = first_places(one.candidates)
+        return lambda: ScoredRanking(one, similarities[row], places, hidden_places(annotations, one, places))
 
     return {one.query_id: maker(row, one) for row, one in enumerate(queries)}
-
-
-def _same_as_reference(annotations: Annotations, query: Query) -> list[int]:
-    if annotations.protocol.reference == "keep":
-        return []
-    return [place for place, one in enumerate(query.candidates) if place and one == query.reference_id]
 
 
 def from_lists(annotations: Annotations, found: Any, path: Path) -> Mapping[str, Ranking]:
@@ -272,7 +271,7 @@ def _listed(annotations: Annotations, query: Query, found: Any, path: Path) -> R
     if repeated is not None:
         raise ValueError(f"{where}: {repeated!r} is ranked twice; a ranking names every image once")
     if annotations.name == "genecis":
-        hidden = {str(place) for place in _same_as_reference(annotations, query)}
+        hidden = {str(place) for place in hidden_places(annotations, query, first_places(query.candidates))}
         candidates: Sequence[str] = [str(place) for place in range(len(query.candidates))]
     else:
         hidden = {query.reference_id} if annotations.protocol.reference == "mask" else set()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.evaluate import evaluate
 from flows.execute import execute, list_fields
 from flows.explain import explain
 from flows.score import score
@@ -62,6 +63,7 @@ def run(
 app.command()(status)
 app.command()(explain)
 app.command()(score)
+app.command()(evaluate)
 
 if __name__ == "__main__":
     app(prog_name="python -m flows")

@@ -26,7 +26,7 @@ Advance = Callable[[int], None]
 
 @torch.inference_mode()
 def composed_answers(
-    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance
+    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance, judge: Judge | None = None
 ) -> tuple[Answer, ...]:
     """Answers to a benchmark's queries, reference and modification encoded together.
 
@@ -36,6 +36,7 @@ def composed_answers(
         depth: ranked images to keep per answer.
         path: file for the image tokens, float16; replaced.
         advance: told of images encoded and queries answered.
+        judge: scores the answers; without it, a `Judge` of the benchmark that keeps `depth` images.
 
     Returns:
         One answer per query, in the order of the benchmark.
@@ -57,12 +58,18 @@ def composed_answers(
 
     images = _image_tokens(encoder, pictures, path, advance, compose)
     queries = _per_query(parts, owners[order])
-    return tuple(_answers(Judge(pictures.benchmark, depth), queries, images, advance))
+    return tuple(_answers(judge or Judge(pictures.benchmark, depth), queries, images, advance))
 
 
 @torch.inference_mode()
 def baseline_answers(
-    encoder: Encoder, pictures: Pictures, methods: Sequence[Baseline], depth: int, path: Path, advance: Advance
+    encoder: Encoder,
+    pictures: Pictures,
+    methods: Sequence[Baseline],
+    depth: int,
+    path: Path,
+    advance: Advance,
+    judge: Judge | None = None,
 ) -> dict[Baseline, tuple[Answer, ...]]:
     """Answers of the papers' baselines, by method; arguments as of `composed_answers`."""
     images = _image_tokens(encoder, pictures, path, advance)
@@ -77,7 +84,7 @@ def baseline_answers(
         image = TokenSet(normalize(tokens, dim=-1), images.mask[mine].to(text.mask.device))
         for method in methods:
             parts[method].append(baseline_query(method, image, text))
-    judge = Judge(pictures.benchmark, depth)
+    judge = judge or Judge(pictures.benchmark, depth)
     return {method: tuple(_answers(judge, _per_query(parts[method], owners), images, advance)) for method in methods}
 
 

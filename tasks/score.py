@@ -1,7 +1,7 @@
 """Score finished rankings of a real benchmark from files, without an image or a model."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,22 @@ def scorable() -> list[str]:
     return [name for name in benchmarks.names() if hasattr(_module(name), "SCORING")]
 
 
+def check_names(names: Sequence[str]) -> list[str]:
+    """The names, without spaces around them.
+
+    Raises:
+        LookupError: for a benchmark that has no official protocol here; names the nearest.
+        ValueError: for one that is named twice.
+    """
+    found = [name.strip() for name in names]
+    for name in found:
+        if name not in scorable():
+            raise LookupError(f"no benchmark {name!r};{did_you_mean(name, scorable())}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"a benchmark is named twice: {', '.join(found)}")
+    return found
+
+
 def score(
     benchmark: str,
     split: str,
@@ -69,8 +85,7 @@ def score(
     Raises:
         LookupError, ValueError, OSError: say what was found, what was expected and what to do.
     """
-    if benchmark not in scorable():
-        raise LookupError(f"no benchmark {benchmark!r} is scored from files;{did_you_mean(benchmark, scorable())}")
+    check_names([benchmark])
     if (predictions is None) == (features is None):
         raise ValueError("give either predictions or features")
     module = _module(benchmark)

@@ -24,7 +24,7 @@ TASKS = {"focus_attribute": 9, "change_attribute": 14, "focus_object": 14, "chan
 CUTS = (1, 2, 3)
 METRICS = tuple(f"{task}/recall@{k}" for task in TASKS for k in CUTS)
 AVERAGES = {f"average/recall@{k}": tuple(f"{task}/recall@{k}" for task in TASKS) for k in CUTS}
-PLACES = ("", "genecis", "GeneCIS")
+PLACES = ("", "genecis", "GeneCIS", "genecis/genecis")
 IMAGE_PLACES = (
     "VG_100K_all", "VG_100K", "VG_100K_2", "visual_genome/VG_100K_all", "val2017", "coco/val2017", "coco2017/val2017",
 )  # fmt: skip

@@ -1,0 +1,148 @@
+"""`python -m flows evaluate` over the tiny world in the four official layouts, with a small random encoder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from data.benchmarks import circo, cirr, fashioniq, genecis
+from data.schemas import PREDICTIONS, SCORES
+from data.submissions import check_submission
+from data.tiny_layouts import write_layouts
+from flows.__main__ import app
+from flows.evaluate import label, split_choices
+from tests.models.tiny_blip2 import tiny_checkpoint
+
+FOUR = "cirr,circo,fashioniq,genecis"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("layouts")
+    write_layouts(root, groups=3, queries=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "first")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, home: Path, *words: Any) -> tuple[int, str, str]:
+    monkeypatch.setenv("CIRQUE_HOME", str(home))
+    result = CliRunner().invoke(app, ["evaluate", *map(str, words), "--device", "cpu"])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_all_four_from_one_command(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tiny_checkpoint(tmp_path / "second", seed=1)
+    out = tmp_path / "out"
+    words = (checkpoint, other, "--benchmark", FOUR, "--root", world, "--out", out, "--protocol", "cirr.reference=keep")
+    code, told, wrong = run(monkeypatch, tmp_path / "home", *words)
+    assert (code, wrong) == (0, "")
+    assert "average/recall@1" in told
+    table = pq.read_table(out / "scores.parquet").cast(SCORES).to_pylist()
+    methods = {f"{name}/{method}" for name in ("first", "second") for method in
+               ("image_only", "text_only", "image_text", "composed")}  # fmt: skip
+    assert {row["method"] for row in table} == methods
+    expected = {name: {*module.METRICS, *module.AVERAGES} for name, module in
+                (("fashioniq", fashioniq), ("genecis", genecis))}  # fmt: skip
+    expected["cirr"] = {"recall@1", "recall@5", "recall@10", "recall@50", *(f"subset_recall@{k}" for k in (1, 2, 3)),
+                        *cirr.AVERAGES}  # fmt: skip
+    found = {name: {row["metric"] for row in table if row["benchmark"] == name} for name in FOUR.split(",")}
+    # No query of the tiny world is about a viewpoint: that metric has no value.
+    assert found == expected | {"circo": found["circo"]}
+    assert found["circo"] < set(circo.METRICS)
+    assert all(0 <= row["low"] <= row["value"] + 1e-9 and row["value"] <= row["high"] + 1e-9 <= 101 for row in table)
+    protocol = json.loads(next(row["protocol"] for row in table if row["benchmark"] == "cirr"))
+    assert protocol == {"reference": "keep", "ties": "official", "target": "hard"}
+    content = json.loads((out / "scores.json").read_text())
+    assert {row["of"][1] for row in content["paired"]} == {"second/composed"}
+    assert all(0 < row["p"] <= 1 for row in content["paired"])
+    predictions = pq.read_table(out / "predictions.parquet").cast(PREDICTIONS)
+    assert set(predictions["benchmark"].to_pylist()) == set(FOUR.split(","))
+    assert r"\begin{tabular}{lrrrrrrrr}" in (out / "scores.tex").read_text()
+    assert "| average/recall | " in (out / "scores.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_test_split_gives_files_that_pass(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = (
+        checkpoint,
+        "--benchmark",
+        "cirr,circo",
+        "--root",
+        world,
+        "--out",
+        out,
+        "--split",
+        "test",
+        "--no-baselines",
+    )
+    code, told, _ = run(monkeypatch, tmp_path / "home", *words)
+    assert code == 0
+    files = sorted((out / "submissions" / "composed").iterdir())
+    assert [file.name for file in files] == ["circo.json", "cirr_recall.json", "cirr_recall_subset.json"]
+    assert all(str(file) in told for file in files)
+    check_submission(files[0], circo.read("test", world))
+    check_submission(files[1], cirr.read("test", world))
+    check_submission(files[2], cirr.read("test", world))
+
+
+@pytest.mark.slow
+def test_a_deleted_image_stops_or_is_counted(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "world"
+    shutil.copytree(world / "cirr", root / "cirr")
+    query = cirr.read("val", root).queries[0]
+    (root / "cirr" / "img_raw" / "dev" / f"{query.reference_id}.png").unlink()
+    out = tmp_path / "out"
+    words = (checkpoint, "--benchmark", "cirr", "--root", root, "--out", out, "--no-baselines")
+    code, told, wrong = run(monkeypatch, tmp_path / "home", *words)
+    assert (code, told) == (1, "")
+    assert "1 images are missing or unreadable" in wrong
+    assert f"{query.reference_id}: unreadable: no file ./dev/{query.reference_id}.png" in wrong
+    assert not out.exists()
+    code, told, _ = run(monkeypatch, tmp_path / "home", *words, "--allow-missing")
+    assert code == 0
+    rows = pq.read_table(out / "scores.parquet").to_pylist()
+    lost = json.loads(rows[0]["protocol"])
+    assert int(lost["lost_queries"]) >= 1
+    assert lost["lost_gallery_images"] == "1"
+    assert rows[0]["queries"] + int(lost["lost_queries"]) == len(cirr.read("val", root).queries)
+
+
+def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, told in (
+        (("cirr,circ",), "did you mean 'circo'?"),
+        (("cirr,cirr",), "a benchmark is named twice"),
+        (("cirr,circo", "--protocol", "ties=pessimistic"), "names no benchmark; want cirr.ties=pessimistic"),
+        (("cirr", "--protocol", "circo.ties=pessimistic"), "is for 'circo', which is not measured"),
+        (("cirr", "--protocol", "taget=soft"), "did you mean 'target'?"),
+        (("genecis", "--split", "test"), "genecis has no split 'test'"),
+        (("cirr", "--split", "test", "--depth", "10"), "50 images per query"),
+    ):
+        code, out, wrong = run(monkeypatch, tmp_path, "nowhere", "--root", world, "--benchmark", *words)
+        assert (code, out) == (1, "")
+        assert told in wrong
+
+
+def test_labels_and_choices() -> None:
+    assert label(["a/x", "b/y"]) == {"x": "a/x", "y": "b/y"}
+    assert label(["a/x", "b/x"]) == {"a/x": "a/x", "b/x": "b/x"}
+    assert split_choices(["cirr.ties=pessimistic", "circo.reference=mask"], "circo", ["cirr", "circo"]) == {
+        "reference": "mask"
+    }
