@@ -27,7 +27,7 @@ from models.similarity import Direction, Unit, normalised, rounded, rounding_bou
 
 PANEL_BYTES = 128 * 2**20
 """Float32 tokens of one panel: they stay in memory while the panel meets the later images."""
-CALIBRATION_PAIRS = 2_000_000
+CALIBRATION_PAIRS = 500_000
 """Pairs of images below which measuring which type is faster costs more than it can save."""
 
 
