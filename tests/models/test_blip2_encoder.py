@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.encoders import Encoder
-from models.encoders.blip2 import Blip2Encoder, resolve_device, resolve_dtype
+from models.encoders.blip2 import LENGTH_GROUP, Blip2Encoder, resolve_device, resolve_dtype
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint, tiny_encoder
 
 TEXTS = ["Make it red", "the circle is now left of the square", "add a star"]
@@ -73,6 +73,15 @@ def test_a_row_does_not_depend_on_the_batch_it_is_in(encoder: Blip2Encoder) -> N
             assert single.tokens.shape[0] == 1
             torch.testing.assert_close(single.tokens, together.tokens[row : row + 1], atol=1e-5, rtol=0)
             assert single.mask.all()
+
+
+@torch.no_grad()
+def test_grouping_by_length_keeps_the_order(encoder: Blip2Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = encoder.vision(noise_images(7))
+    texts = ["make it red", "a", "the circle is now left of the square", "a star", "add a star", "a", "it is not red"]
+    whole = encoder.query_tokens(vision, texts).tokens
+    monkeypatch.setitem(LENGTH_GROUP, "cpu", 2)
+    torch.testing.assert_close(encoder.query_tokens(vision, texts).tokens, whole, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
