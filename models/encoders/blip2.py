@@ -195,7 +195,7 @@ class Blip2Encoder(nn.Module):
         ids, mask = self.tokenize(texts)
         # In groups of like length, so that a long text does not pad all the others.
         order = mask.sum(dim=1).argsort(stable=True)
-        groups = torch.split(order, LENGTH_GROUP[self.device.type])  # type: ignore[no-untyped-call]
+        groups = torch.split(order, LENGTH_GROUP[self.device.type])
         hidden = torch.cat([self._composed(vision[rows], ids[rows], mask[rows]) for rows in groups])
         return self._read_out(self.model.vision_projection, hidden[order.argsort()])
 
