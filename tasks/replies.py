@@ -27,9 +27,11 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _FENCED = re.compile(r"```(?:\w+)?\s*(\{.*?\})\s*```", re.DOTALL)
-# One to eight words five times in a row, or up to a dozen characters ten times (texts without spaces, rows of dots).
-_LOOP_OF_WORDS = re.compile(r"(?<!\S)(\S+(?:\s+\S+){0,7}?)(?:\s+\1){4,}(?!\S)", re.IGNORECASE)
-_LOOP_OF_CHARACTERS = re.compile(r"(\S.{0,11}?)\1{9,}", re.DOTALL)
+_LOOPS = (
+    re.compile(r"(?<!\S)(\S+(?:\s+\S+){0,4}?)(?:\s+\1){4,}(?!\S)", re.IGNORECASE),  # up to 5 words, five times in a row
+    re.compile(r"(?<!\S)(\S+(?:\s+\S+){5,29}?)(?:\s+\1){2,}(?!\S)", re.IGNORECASE),  # up to 30 words, three times
+    re.compile(r"(\S.{0,11}?)\1{9,}", re.DOTALL),  # up to a dozen characters, ten times: rows of dots, no spaces
+)
 _LOOK_AT = 4000  # characters searched for loops; the expressions take quadratic time
 _DECODER = json.JSONDecoder(strict=False)  # models put raw line breaks into texts
 
@@ -96,8 +98,7 @@ def _text(value: object) -> str | Rejected:
 
 
 def _loops(text: str) -> bool:
-    part = text[:_LOOK_AT]
-    return bool(_LOOP_OF_WORDS.search(part) or _LOOP_OF_CHARACTERS.search(part))
+    return any(loop.search(text[:_LOOK_AT]) for loop in _LOOPS)
 
 
 def _objects(raw: str) -> Iterator[dict[str, object]]:

@@ -96,7 +96,7 @@ class VllmGenerator:
                 text, reason = f"the engine ended it: {reason}", "error"
             tokens_in, tokens_out = len(output.prompt_token_ids), len(answer.token_ids)
             responses[request.request_id] = Response(request.request_id, text, reason, tokens_in, tokens_out)
-        self._answered = self._answered or bool(accepted)
+        self._answered |= any(response.finish_reason in ("stop", "length") for response in responses.values())
         faulty = [response for response in responses.values() if response.finish_reason == "error"]
         if requests and not self._answered and len(faulty) == len(responses):
             raise RuntimeError(f"{self.model} refused all of its first {len(faulty)} prompts: {faulty[0].text}")

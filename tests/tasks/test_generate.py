@@ -284,6 +284,7 @@ def test_killed_again_and_again_it_ends_with_the_same_rows(tmp_path: Path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:max_rollback_tokens:DeprecationWarning")  # xgrammar warns of vLLM's use of it
 def test_real_vllm_end_to_end_leaves_no_process(tmp_path: Path) -> None:
     """The random model's answers are none; every row ends under a reason and with its raw text."""
     model = tiny_llava_folder(tmp_path / "random_llava")

@@ -52,6 +52,7 @@ def test_the_object_is_found(raw: str) -> None:
         ('{"caption": "Sorry, the image is blank"}', "stop", "refusal"),
         ('{"caption": "a ball and a ball and a ball and a ball and a ball and a ball"}', "stop", "repeated"),
         ('{"caption": "' + "the red ball is on the left side. " * 9, "length", "repeated"),
+        (json.dumps({"caption": "one two three four five six seven eight nine ten " * 3}), "stop", "repeated"),
         ('{"caption": "' + "球" * 40 + '"}', "stop", "repeated"),
         ("!" * 300, "stop", "repeated"),
         ("anything", "too_long", "too_long"),
