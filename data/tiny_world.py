@@ -56,7 +56,7 @@ HELD_OUT = frozenset(
 )  # fmt: skip
 IMAGE_SIZE = 96
 MAX_THINGS = 3
-FAMILY = 100  # images of a pool that are edits of one prototype, so that a rank window of [51, 60] lies inside a family
+FAMILY = 160  # images of a pool that are edits of one prototype, so that a rank window of [51, 60] lies inside a family
 # A thing left without a partner costs more than half of the five attributes two partners can differ in: things are
 # paired when they can be.
 UNMATCHED = 3
@@ -442,7 +442,7 @@ def pool_scene(index: int, seed: int = 0) -> Scene:
     rng = random.Random(f"tiny-world/{seed}/{family}/{member}")
     plain_kinds = [kind for kind in KINDS if kind != "negation"]
     while True:
-        edits = random_edits(rng, prototype, 1 + (rng.random() < 0.4), plain_kinds)
+        edits = random_edits(rng, prototype, 1 + (rng.random() < 0.25), plain_kinds)
         scene = edited(rng, prototype, edits)
         if scene is not None and not any(is_held_out(thing) for thing in scene.things):
             return scene

@@ -15,7 +15,7 @@ from data.tiny_world import png, pool, pool_scene
 class Config(StageConfig):
     """Which images to draw."""
 
-    images: PositiveInt = 3000
+    images: PositiveInt = 4000
     seed: int = 0
 
 
