@@ -53,9 +53,9 @@ def from_features(annotations: Annotations, arrays: Features) -> Mapping[str, Ra
         Rankings by query id, each made when it is asked for.
 
     Raises:
-        ValueError: for a missing or unknown array, a wrong shape, NaN or a row of zeros.
+        ValueError: for a missing array, a wrong shape, NaN or a row of zeros.
     """
-    _refuse_unknown(arrays, expected_arrays(annotations))
+    _refuse_missing(arrays, expected_arrays(annotations))
     rankings: dict[str, Callable[[], Ranking]] = {}
     if annotations.name == "genecis":
         for part in annotations.parts:
@@ -96,14 +96,12 @@ def expected_arrays(annotations: Annotations) -> tuple[str, ...]:
     return tuple(f"{part}_{kind}" for part in annotations.parts for kind in ("query", "gallery"))
 
 
-def _refuse_unknown(arrays: Features, expected: Sequence[str]) -> None:
+def _refuse_missing(arrays: Features, expected: Sequence[str]) -> None:
     missing = [name for name in expected if name not in arrays and name != "gallery_ids"]
-    unknown = [name for name in arrays if name not in expected]
-    if missing or unknown:
+    if missing:
         raise ValueError(
-            f"the features hold {', '.join(sorted(arrays)) or 'no arrays'}; want {', '.join(expected)}"
-            + (f"; missing: {', '.join(missing)}" if missing else "")
-            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+            f"the features hold {', '.join(sorted(arrays)) or 'no arrays'}; want {', '.join(expected)}:"
+            f" missing {', '.join(missing)}"
         )
 
 
@@ -221,11 +219,13 @@ def _similarities(
 ) -> dict[str, Callable[[], Ranking]]:
     queries = [one for one in annotations.queries if annotations.part(one) == task]
     wanted = (len(queries), len(queries[0].candidates))
-    if similarities.shape != wanted or similarities.dtype.kind != "f":
+    if similarities.shape != wanted or similarities.dtype.kind not in "fiu":
         raise ValueError(
             f"array {task!r} is {similarities.dtype} of shape {similarities.shape}; want float similarities of shape"
             f" {wanted}: a row per query, the target first and then its rivals in the file's order"
         )
+    if similarities.dtype.kind != "f":
+        similarities = similarities.astype(np.float64)
 
     def maker(row: int, one: Query) -> Callable[[], Ranking]:
         places = first_places(one.candidates)
@@ -237,14 +237,13 @@ def _similarities(
 def from_lists(annotations: Annotations, found: Any, path: Path) -> Mapping[str, Ranking]:
     """Rankings from parsed JSON: query id to gallery ids, best first.
 
-    A list may be longer or shorter than the gallery but must reach the deepest cut (CIRCO's evaluator takes shorter
-    ones, and so does this), and a CIRR list names all members of the query's set. GeneCIS lists name positions, 0 the
+    A target that is not in its list counts as a miss, as in CIRCO's evaluator; `too_short` counts the lists that end
+    before the deepest cut. A CIRR list names all members of the query's set. GeneCIS lists name positions, 0 the
     target. The head of a submission file (`version`, `metric`) is passed over. What the protocol takes out may be there
     or not.
 
     Raises:
-        ValueError: names the query and what is wrong: a query without list, an unknown or doubled id, a list that is
-            too short, a missing member.
+        ValueError: names the query and what is wrong: a query without list, an unknown or doubled id, a missing member.
     """
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; want an object: query id to ranked gallery ids")
@@ -279,7 +278,7 @@ def _listed(annotations: Annotations, query: Query, found: Any, path: Path) -> R
     _check_known(annotations, query, where, ranked, candidates)
     allowed = _as_set(tuple(candidates))
     kept = [one for one in ranked if one not in hidden and (not candidates or one in allowed)]
-    _check_complete(annotations, query, where, kept, len(allowed - hidden))
+    _check_members(annotations, query, where, kept)
     if annotations.name == "genecis":
         # Positions are named after their image only where it stands first: the target is position 0.
         names = [query.targets[0] if place == "0" else f"#{place}" for place in kept]
@@ -337,17 +336,24 @@ def _check_known(
             raise ValueError(f"{where}: {one!r} is not in its gallery of {len(known)} images")
 
 
-def _check_complete(annotations: Annotations, query: Query, where: str, kept: Sequence[str], possible: int) -> None:
+def _check_members(annotations: Annotations, query: Query, where: str, kept: Sequence[str]) -> None:
     listed = frozenset(kept)
     members = subset_members(annotations, query)
     absent = [one for one in members if one not in listed]
     if absent:
         raise ValueError(f"{where}: member {absent[0]!r} of its set is not ranked; subset recall needs all of them")
+
+
+def too_short(annotations: Annotations, rankings: Mapping[str, Ranking]) -> int:
+    """How many lists end before the deepest cut although their gallery, where it is known, does not."""
     cut = max(int(metric.split("@")[1]) for metric in annotations.metrics)
-    if annotations.name != "circo" and len(kept) < min(cut, possible):
-        raise ValueError(
-            f"{where}: {len(kept)} images are ranked; want at least {min(cut, possible)} beside what is masked"
-        )
+    short = 0
+    for query in annotations.queries:
+        ranking = rankings[query.query_id]
+        # The reference, which may be masked, is left out of the count.
+        possible = max(len(annotations.candidates(query)) - 1, 0) or cut
+        short += isinstance(ranking, ListedRanking) and len(ranking) < min(cut, possible)
+    return short
 
 
 def read_lists(annotations: Annotations, path: Path) -> Mapping[str, Ranking]:

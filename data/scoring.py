@@ -110,6 +110,9 @@ class ListedRanking:
     def __init__(self, ranked: Sequence[str]) -> None:
         self._ranks = {image: rank for rank, image in enumerate(ranked, start=1)}
 
+    def __len__(self) -> int:
+        return len(self._ranks)
+
     def ranks(
         self, items: Sequence[str], gains: Sequence[float], rule: Rule, within: Sequence[str] = ()
     ) -> list[float]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from data import benchmarks
 from data.annotations import Annotations, Scoring, choose
-from data.rankings import from_features, read_features, read_lists
-from data.scoring import Outcome, evaluate
+from data.rankings import expected_arrays, from_features, read_features, read_lists, too_short
+from data.scoring import Outcome, Ranking, evaluate
 from data.suggest import did_you_mean
 
 
@@ -92,7 +92,8 @@ def score(
     protocol = choose(benchmark, module.SCORING, choices, module.PROTOCOL)
     if predictions is not None:
         annotations = _read(benchmark, split, root, protocol)
-        return Scored(evaluate(annotations, read_lists(annotations, predictions)))
+        rankings = read_lists(annotations, predictions)
+        return Scored(evaluate(annotations, rankings), _short(annotations, rankings))
     assert features is not None
     arrays = read_features(features)
     gallery = _gallery_ids(arrays) if benchmark == "circo" else None
@@ -102,7 +103,8 @@ def score(
             f"{features} has no array 'gallery_ids' and {root} has no image_info_unlabeled2017.json: the rows of"
             " 'gallery' cannot be named. Add gallery_ids, the COCO ids as int64 in the order of the rows"
         )
-    return Scored(evaluate(annotations, from_features(annotations, arrays)), _absent(annotations))
+    notes = (*_unused(annotations, arrays), *_absent(annotations))
+    return Scored(evaluate(annotations, from_features(annotations, arrays)), notes)
 
 
 def _module(name: str) -> Any:
@@ -132,6 +134,18 @@ def _gallery_ids(arrays: Mapping[str, Any]) -> tuple[str, ...] | None:
     if len(set(names)) < len(names):
         raise ValueError(f"array 'gallery_ids' names {len(names) - len(set(names))} images twice; want each once")
     return names
+
+
+def _short(annotations: Annotations, rankings: Mapping[str, Ranking]) -> tuple[str, ...]:
+    short = too_short(annotations, rankings)
+    if not short:
+        return ()
+    return (f"{short} of {len(rankings)} lists end before the deepest cut; what they do not rank counts as a miss",)
+
+
+def _unused(annotations: Annotations, arrays: Mapping[str, Any]) -> tuple[str, ...]:
+    unused = sorted(set(arrays) - set(expected_arrays(annotations)))
+    return (f"not used: the arrays {', '.join(unused)}",) if unused else ()
 
 
 def _absent(annotations: Annotations) -> tuple[str, ...]:
