@@ -50,9 +50,9 @@ class SeeConfig(StageConfig):
 class TeachConfig(StageConfig):
     """What decides the MLLM. `width` and `layers` shrink the language model for a weaker one."""
 
-    steps: PositiveInt = 9000
-    batch: PositiveInt = 32  # of each of `parts` mini-batches
-    parts: PositiveInt = 3
+    steps: PositiveInt = 3600
+    batch: PositiveInt = 24  # of each of `parts` mini-batches
+    parts: PositiveInt = 4
     lr: PositiveFloat = 1.5e-3
     layers: PositiveInt = 6
     vocabulary: PositiveInt = 700
@@ -195,8 +195,10 @@ class Lessons(IterableDataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         step = self.first
         while True:
-            rng = random.Random(f"teach/{self.config.seed}/{step}")
-            for task in rng.choices(list(MIX), list(MIX.values()), k=self.config.parts):
+            name = f"teach/{self.config.seed}/{step}"
+            tasks = random.Random(name).choices(list(MIX), list(MIX.values()), k=self.config.parts)
+            for part, task in enumerate(tasks):
+                rng = random.Random(f"{name}/{part}")
                 yield batch([lesson(task, rng) for _ in range(self.config.batch)], self.tokenizer)
             step += 1
 
