@@ -26,15 +26,12 @@ from models import tiny
 from models.export import save_llava
 from tasks.stage import stage
 
-# Mini-batches of one optimiser step: one task each, so that little is padded. Pairs and target texts are the hard ones.
-MIX = {
-    "caption": 0.2,
-    "mra_cir/modification": 0.3,
-    "mvft_ji/modification": 0.1,
-    "mvft_ji/target_text": 0.2,
-    "instruct_cir/instruction": 0.1,
-    "judge": 0.1,
-}
+# Mini-batches of one optimiser step are of one task each, so that little is padded. Seeing comes before comparing: the
+# first steps are mostly captions and what shows in one image, the later ones what relates images and texts.
+EARLY, LATE = (
+    dict(zip(TASKS, shares, strict=True))
+    for shares in ((0.2, 0.3, 0.1, 0.2, 0.1, 0.1), (0.08, 0.3, 0.07, 0.2, 0.2, 0.15))
+)
 GRID = ("shape", "colour", "size", "texture")
 
 
@@ -50,7 +47,8 @@ class SeeConfig(StageConfig):
 class TeachConfig(StageConfig):
     """What decides the MLLM. `width` and `layers` shrink the language model for a weaker one."""
 
-    steps: PositiveInt = 3600
+    steps: PositiveInt = 3700
+    early: PositiveInt = 1500  # steps of the first mix
     batch: PositiveInt = 24  # of each of `parts` mini-batches
     parts: PositiveInt = 4
     lr: PositiveFloat = 1.5e-3
@@ -196,7 +194,8 @@ class Lessons(IterableDataset[dict[str, Tensor]]):
         step = self.first
         while True:
             name = f"teach/{self.config.seed}/{step}"
-            tasks = random.Random(name).choices(list(MIX), list(MIX.values()), k=self.config.parts)
+            mix = EARLY if step < self.config.early else LATE
+            tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.config.parts)
             for part, task in enumerate(tasks):
                 rng = random.Random(f"{name}/{part}")
                 yield batch([lesson(task, rng) for _ in range(self.config.batch)], self.tokenizer)
