@@ -8,7 +8,8 @@ from typing import Any
 
 from data import benchmarks
 from data.annotations import Annotations, Scoring, choose
-from data.rankings import expected_arrays, from_features, read_features, read_lists, too_short
+from data.ranked_lists import read_lists, too_short
+from data.rankings import expected_arrays, from_features, read_features
 from data.scoring import Outcome, Ranking, evaluate
 from data.suggest import did_you_mean
 
@@ -79,7 +80,7 @@ def score(
         split: one with public targets.
         root: where the annotations lie.
         choices: protocol keys that change the scoring.
-        predictions: JSON, see `data.rankings.from_lists`.
+        predictions: JSON, see `data.ranked_lists.from_lists`.
         features: NPZ, see `data.rankings.from_features`; either this or predictions.
 
     Raises:
