@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ class Ledger:
         return stored | new
 
     def _write(self, entries: list[Entry]) -> None:
-        table = pa.Table.from_pylist([asdict(entry) for entry in entries], schema=ENTRIES)
+        table = pa.Table.from_pylist([vars(entry) for entry in entries], schema=ENTRIES)
         path = self.folder / f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.parquet"
         write_atomically(
             path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)

@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +17,11 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 import prompts
 from data.config import Resources
 from models.backends import Engine, Request, Sampling, load_backend
-from models.backends.vllm import QUIRKS, VllmGenerator, _quirks, object_pattern, orphans
+from models.backends.vllm import QUIRKS, VllmGenerator, _quirks, object_pattern, orphans, warn_of_orphans
 from models.checkpoints import Located, resolve
 from tests.models.tiny_llava import noise_images, tiny_llava_folder
 
+ROOT = Path(__file__).parents[2]
 PROMPT = prompts.load("caption").text
 TOKENS = 64
 
@@ -156,3 +160,52 @@ def test_known_models_get_what_their_configuration_does_not_say() -> None:
 def test_an_unknown_backend_gets_a_suggestion() -> None:
     with pytest.raises(LookupError, match="did you mean 'vllm'"):
         load_backend("vlm")
+
+
+_TO_BE_KILLED = """
+import sys, time
+from pathlib import Path
+from tests.models.test_vllm_backend import _open, _request
+generator = _open(Path(sys.argv[1]))
+generator.generate([_request("a", [])])
+print("answered", flush=True)
+time.sleep(600)
+"""
+
+
+def _descendants(pid: int) -> set[int]:
+    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return children.union(*(_descendants(child) for child in children))
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_no_engine(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TO_BE_KILLED, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert any(line == "answered\n" for line in process.stdout)
+        helpers = _descendants(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+    assert helpers == set()  # the engine was in the process itself
+    assert orphans() == []
+
+
+def test_orphans_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A process named like an engine is no orphan while its parent lives, and is one when that is a reaper."""
+    engine = subprocess.Popen(["bash", "-c", "exec -a VLLM::EngineCore sleep 60"])
+    try:
+        while not Path(f"/proc/{engine.pid}/cmdline").read_bytes().startswith(b"VLLM::"):
+            time.sleep(0.01)
+        assert engine.pid not in dict(orphans())
+        monkeypatch.setattr("models.backends.vllm._is_reaper", lambda pid: pid == os.getpid())
+        assert dict(orphans())[engine.pid].startswith("VLLM::EngineCore")
+        warn_of_orphans()
+        assert f"{engine.pid} (VLLM::EngineCore" in caplog.text
+        assert f"End them with: kill {engine.pid}" in caplog.text
+    finally:
+        engine.kill()
+        engine.wait()
