@@ -77,12 +77,20 @@ def run(way: str, batch: int, tokens: int, dim: int, repeats: int) -> dict[str, 
     return {"core_seconds": min(one["core_seconds"] for one in runs), "peak_mib": runs[0]["peak_mib"]}
 
 
-def gradient_error(batch: int, tokens: int, dim: int) -> float:
-    """Largest relative norm of the difference between our gradients and the plain ones."""
+def gradient_errors(batch: int, tokens: int, dim: int) -> dict[str, float]:
+    """Largest relative norm of the difference between our gradients and others', over query and target.
+
+    Two equal maxima in float32, of which random inputs have about one in two million, are where ways that are all
+    right differ: `amax` shares the gradient out between them, `max` and ours give it to the first. One such tie is
+    about 1e-5 in relative norm. So the error is given against either.
+    """
     leaves = inputs(batch, tokens, dim)
     found = torch.autograd.grad(ours(*leaves), leaves)
-    wanted = torch.autograd.grad(plain(*leaves), leaves)
-    return max(float((one - other).norm() / other.norm()) for one, other in zip(found, wanted, strict=True))
+    errors = {}
+    for name, way in (("gradient_error", plain), ("gradient_error_to_max", plain_max)):
+        wanted = torch.autograd.grad(way(*leaves), leaves)
+        errors[name] = max(float((one - other).norm() / other.norm()) for one, other in zip(found, wanted, strict=True))
+    return errors
 
 
 def bench(batch: int, tokens: int, dim: int, repeats: int, ways: Sequence[str]) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def bench(batch: int, tokens: int, dim: int, repeats: int, ways: Sequence[str]) 
     return {
         "memory_ratio": mine["peak_mib"] / base["peak_mib"],
         "time_ratio": mine["core_seconds"] / base["core_seconds"],
-        "gradient_error": _elsewhere("--way", "gradients", batch, tokens, dim, 1)["gradient_error"],
+        **_elsewhere("--way", "gradients", batch, tokens, dim, 1),
         "ours": mine,
         "plain": base,
         "peers": {way: cost[way] for way in ways},
@@ -123,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--way", choices=[*WAYS, "gradients"], help="measure one way in this process and print it")
     args = parser.parse_args(argv)
     if args.way == "gradients":
-        print(json.dumps({"gradient_error": gradient_error(args.batches[0], args.tokens, args.dim)}))
+        print(json.dumps(gradient_errors(args.batches[0], args.tokens, args.dim)))
         return
     if args.way:
         print(json.dumps(run(args.way, args.batches[0], args.tokens, args.dim, args.repeats)))

@@ -95,9 +95,8 @@ def _shortlist(path: Path, count: int, depth: int, before: Path | None) -> Short
     if before is None:
         values[:], bound[:] = -np.inf, 0
         indices.view(np.int32)[:] = -1
-    tensors = (torch.from_numpy(part.reshape(count, -1)) for part in (values, indices.view(np.int32), bound))
-    one, two, three = tensors
-    return Shortlist(depth, count, one, two, three[:, 0])
+    best, rows = (torch.from_numpy(part.reshape(count, -1)) for part in (values, indices.view(np.int32)))
+    return Shortlist(depth, count, best, rows, torch.from_numpy(bound))
 
 
 def _table(ids: Sequence[str], rows: range, ranked: Ranked) -> pa.Table:
