@@ -26,12 +26,23 @@ from models import tiny
 from models.export import save_llava
 from tasks.stage import stage
 
-# Mini-batches of one optimiser step are of one task each, so that little is padded. Seeing comes before comparing: the
-# first steps are mostly captions and what shows in one image, the later ones what relates images and texts.
-EARLY, LATE = (
-    dict(zip(TASKS, shares, strict=True))
-    for shares in ((0.2, 0.3, 0.1, 0.2, 0.1, 0.1), (0.08, 0.3, 0.07, 0.2, 0.2, 0.15))
-)
+# From a step on, the share of each task among the mini-batches, which are of one task each, so that little is padded.
+# Seeing comes before comparing, and judging last: it has one word an answer to learn from.
+MIX = {
+    start: dict(zip(TASKS, shares, strict=True))
+    for start, shares in (
+        (0, (0.2, 0.3, 0.1, 0.2, 0.1, 0.1)),
+        (1500, (0.08, 0.3, 0.07, 0.2, 0.2, 0.15)),
+        (2500, (0.04, 0.24, 0.05, 0.22, 0.2, 0.25)),
+    )
+}
+
+
+def mix_at(step: int) -> dict[str, float]:
+    """Share of each task at a step."""
+    return MIX[max(start for start in MIX if start <= step)]
+
+
 GRID = ("shape", "colour", "size", "texture")
 
 
@@ -47,8 +58,7 @@ class SeeConfig(StageConfig):
 class TeachConfig(StageConfig):
     """What decides the MLLM. `width` and `layers` shrink the language model for a weaker one."""
 
-    steps: PositiveInt = 3700
-    early: PositiveInt = 1500  # steps of the first mix
+    steps: PositiveInt = 4000
     batch: PositiveInt = 24  # of each of `parts` mini-batches
     parts: PositiveInt = 4
     lr: PositiveFloat = 1.5e-3
@@ -194,7 +204,7 @@ class Lessons(IterableDataset[dict[str, Tensor]]):
         step = self.first
         while True:
             name = f"teach/{self.config.seed}/{step}"
-            mix = EARLY if step < self.config.early else LATE
+            mix = mix_at(step)
             tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.config.parts)
             for part, task in enumerate(tasks):
                 rng = random.Random(f"{name}/{part}")
