@@ -110,7 +110,8 @@ def ranks_of_targets(queries: Tensor, gallery: Tensor, targets: Tensor, exclude:
     ranks = []
     for start in range(0, len(queries), QUERY_BLOCK):
         part = slice(start, start + QUERY_BLOCK)
-        scores = maxsim(queries[part], gallery)
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = maxsim(queries[part].float(), gallery.float())
         rows = torch.arange(len(scores), device=scores.device)
         own = scores[rows, targets[part]].unsqueeze(1)
         barred = exclude[part]
@@ -173,7 +174,7 @@ class Trainer:
         drawn = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
         torch.manual_seed(int.from_bytes(drawn[:7]))
         try:
-            with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            with self.autocast():
                 terms = self.objective(self.encoder, batch)
         except ValueError as error:  # a loss refuses tokens that are not numbers, and says which
             raise DivergedError(str(error)) from error
@@ -192,6 +193,10 @@ class Trainer:
         with torch.no_grad():
             self.encoder.temperature.clamp_(*TEMPERATURES)
         return value
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the network computes in the trainer's dtype."""
+        return torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of the trained weights, on the CPU."""

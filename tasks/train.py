@@ -1,33 +1,23 @@
 """Train: fine-tune the Q-Former on triplets, once per seed, over features of the vision tower computed once."""
 
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from data.artifact import Artifact, Counts, read_table, write_atomically, write_table
+from data.artifact import Artifact, Counts, read_table, write_table
 from data.config import Resources, StageConfig
 from data.progress import progress
 from models.encoders import TrainableEncoder, load_encoder
-from models.training import (
-    DivergedError,
-    Schedule,
-    Trainer,
-    composed_to_image,
-    learning_rate,
-    rows_of_step,
-    training_dtype,
-)
 from tasks.encode import refuse_half_on_cpu
-from tasks.examples import Examples, split_triplets
 from tasks.features import Features, compute, pictures
 from tasks.stage import NO_FACTS, stage
+
+if TYPE_CHECKING:
+    from tasks.examples import Examples
 
 HISTORY = pa.schema(
     [
@@ -41,7 +31,6 @@ HISTORY = pa.schema(
         pa.field("temperature", pa.float32(), nullable=False),  # after the step
     ]
 )
-Row = dict[str, Any]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -53,7 +42,9 @@ class TrainConfig(StageConfig):
     batch_size: Annotated[int, Field(ge=2, description="triplets per step; the others' targets are negatives")] = 128
     learning_rate: PositiveFloat = Field(5e-4, description="the highest; AdamW")
     warmup: Annotated[float, Field(ge=0, lt=1, description="share of the steps in which the rate rises")] = 0.1
-    schedule: Schedule = Field("cosine", description="cosine to 0; step: x0.1 every 10 epochs; constant")
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="cosine to 0; step: x0.1 every 10 epochs; constant"
+    )
     weight_decay: NonNegativeFloat = 0.05
     clip: PositiveFloat = Field(1.0, description="greatest norm of the gradient")
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the Q-Former's hidden states and attention")] = 0.0
@@ -77,6 +68,8 @@ class TrainConfig(StageConfig):
 
 def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact) -> dict[str, Any]:
     """What the key has to know: the dtype behind "auto". The weights are in the key of `tokens`."""
+    from models.training import training_dtype
+
     return {"dtype": training_dtype(config.dtype)}
 
 
@@ -101,6 +94,9 @@ def train(
         ValueError: if triplets and images do not belong together, or the loss is not finite: the message names the
             triplets of the batch.
     """
+    from tasks.examples import Examples, split_triplets  # torch takes seconds to import
+    from tasks.seed_run import history_file, summary
+
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
     known = pictures(images)
     split = split_triplets(triplets, {row.image_id for row in known}, config.validation, config.validation_gallery)
@@ -111,13 +107,11 @@ def train(
         wanted = [row for row in known if row.image_id in split.image_ids]
         compute(features, images, wanted, encoder, encoder.vision_of, resources)
         examples = Examples(split, features, known, encoder.device)
-        with torch.random.fork_rng():
-            _train_seeds(out, config, encoder, examples, str(facts["dtype"]))
-        write_table(
-            history, pa.concat_tables(read_table(_rows(out, s), HISTORY) for s in sorted(config.seeds)), HISTORY
-        )
+        _train_seeds(out, config, encoder, examples, str(facts["dtype"]))
+        runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
+        write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
-        _rows(out, seed).unlink(missing_ok=True)
+        history_file(out, seed).unlink(missing_ok=True)
     shutil.rmtree(out / "vision", ignore_errors=True)
     texts = [triplet.modification for triplet in (*split.training, *split.validation)]
     return Counts(
@@ -131,7 +125,7 @@ def train(
             "gallery": len(split.gallery),
             "cut_texts": encoder.cut_texts(texts),
             "dtype": str(facts["dtype"]),
-            **_summary(read_table(history, HISTORY)),
+            **summary(read_table(history, HISTORY)),
         },
     )
 
@@ -147,139 +141,23 @@ def base_encoder(config: TrainConfig, tokens: Artifact, resources: Resources) ->
     if encoder.digest != facts["weights"]:
         raise ValueError(f"the files of checkpoint {name} are not those that encoded the images; run again")
     encoder.set_dropout(config.dropout)
-    with torch.no_grad():
-        encoder.temperature.fill_(config.temperature)
+    encoder.temperature.data.fill_(config.temperature)
     return encoder
 
 
-def _train_seeds(out: Path, config: TrainConfig, encoder: TrainableEncoder, examples: Examples, dtype: str) -> None:
-    start = {name: parameter.detach().clone() for name, parameter in encoder.trainable()}
+def _train_seeds(out: Path, config: TrainConfig, encoder: TrainableEncoder, examples: "Examples", dtype: str) -> None:
+    """Train every seed that has no checkpoint yet, each from the same weights."""
+    import torch
+
+    from tasks.seed_run import SeedRun, total_steps
+
+    start = {name: weights.detach().clone() for name, weights in encoder.trainable()}
     steps = total_steps(config, len(examples.split.training))
     finished = sum((out / f"seed-{seed}").exists() for seed in config.seeds)
-    with progress(steps * len(config.seeds), "steps", steps * finished) as advance:
+    with progress(steps * len(config.seeds), "steps", steps * finished) as advance, torch.random.fork_rng():
         for seed in config.seeds:
             if (out / f"seed-{seed}").exists():
                 continue
-            with torch.no_grad():
-                for name, parameter in encoder.trainable():
-                    parameter.copy_(start[name])
+            for name, weights in encoder.trainable():
+                weights.data.copy_(start[name])
             SeedRun(out, config, seed, encoder, examples, dtype).finish(advance)
-
-
-def total_steps(config: TrainConfig, triplets: int) -> int:
-    """Steps of one seed: whole batches only, see `rows_of_step`."""
-    return config.epochs * (triplets // min(config.batch_size, triplets))
-
-
-def _rows(out: Path, seed: int) -> Path:
-    return out / f"history-{seed}.parquet"
-
-
-class SeedRun:
-    """One seed's training, from the base checkpoint or from where it was stopped to its checkpoint.
-
-    Attributes:
-        step: steps taken.
-        rows: the history so far.
-        best: step, score and weights of the best validation so far.
-    """
-
-    def __init__(
-        self, out: Path, config: TrainConfig, seed: int, encoder: TrainableEncoder, examples: Examples, dtype: str
-    ) -> None:
-        self.out, self.config, self.seed, self.examples = out, config, seed, examples
-        self.encoder = encoder
-        self.trainer = Trainer(
-            encoder, composed_to_image, seed=seed, weight_decay=config.weight_decay, clip=config.clip, dtype=dtype,
-            learn_temperature=config.learn_temperature,
-        )  # fmt: skip
-        self.triplets = len(examples.split.training)
-        self.steps = total_steps(config, self.triplets)
-        self.step = 0
-        self.rows: list[Row] = []
-        self.best: tuple[int, float, dict[str, torch.Tensor]] = (0, -1.0, {})
-        self.state = out / f"state-{seed}.pt"
-
-    def finish(self, advance: Callable[[int], None]) -> None:
-        """Take all steps that are left, then write the checkpoint and the history, and drop the state."""
-        if self.state.exists():
-            self._continue()
-            advance(self.step)
-        else:
-            self.rows.append(self._row(epoch=0, loss=None, rate=None))
-            self._validate()
-        while self.step < self.steps and not self._hopeless():
-            self._take_step()
-            advance(1)
-        write_table(_rows(self.out, self.seed), pa.Table.from_pylist(self.rows, schema=HISTORY), HISTORY)
-        self.trainer.restore(self.best[2])
-        unfinished = self.out / f".seed-{self.seed}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        self.encoder.save(unfinished)
-        os.rename(unfinished, self.out / f"seed-{self.seed}")  # a folder of this name is whole
-        self.state.unlink(missing_ok=True)
-
-    def _take_step(self) -> None:
-        config = self.config
-        epoch, rows = rows_of_step(self.step, self.triplets, config.batch_size, self.seed)
-        warmup = round(config.warmup * self.steps)
-        rate = learning_rate(self.step, self.steps, config.learning_rate, warmup, config.schedule, epoch)
-        try:
-            loss = self.trainer.step(self.step, self.examples.batch(rows), rate)
-        except DivergedError as error:
-            ids = ", ".join(self.examples.split.training[row].triplet_id for row in rows)
-            raise ValueError(
-                f"seed {self.seed}, step {self.step + 1}: {error}; the batch holds the triplets {ids}. Try a lower"
-                " learning_rate or dtype=float32"
-            ) from error
-        self.step += 1
-        self.rows.append(self._row(epoch, loss, rate))
-        if self.step % (config.validate_every or self.steps // config.epochs) == 0 or self.step == self.steps:
-            self._validate()
-            self._save()
-        elif self.step % config.save_every == 0:
-            self._save()
-
-    def _row(self, epoch: int, loss: float | None, rate: float | None) -> Row:
-        return {
-            "seed": self.seed, "step": self.step, "epoch": epoch, "loss": loss, "lr": rate, "val_recall@1": None,
-            "val_recall@10": None, "temperature": float(self.encoder.temperature.detach()),
-        }  # fmt: skip
-
-    def _validate(self) -> None:
-        self.encoder.eval()
-        ranks = self.examples.ranks(self.encoder)
-        recalls = {k: 100 * float(np.mean(ranks <= k)) for k in (1, 10)}
-        self.rows[-1] |= {f"val_recall@{k}": value for k, value in recalls.items()}
-        score = sum(recalls.values()) / 2
-        if score > self.best[1]:
-            self.best = (self.step, score, self.trainer.snapshot())
-
-    def _hopeless(self) -> bool:
-        """Whether as many validations as `patience` have brought nothing."""
-        after = [row for row in self.rows if row["val_recall@1"] is not None and row["step"] > self.best[0]]
-        return self.config.patience is not None and len(after) >= self.config.patience
-
-    def _save(self) -> None:
-        state = {"step": self.step, "rows": self.rows, "best": self.best, "trainer": self.trainer.state()}
-        write_atomically(self.state, lambda path: torch.save(state, path))
-
-    def _continue(self) -> None:
-        state = torch.load(self.state, map_location="cpu", weights_only=True)
-        self.step, self.rows, self.best = state["step"], state["rows"], tuple(state["best"])
-        self.trainer.resume(state["trainer"])
-
-
-def _summary(history: pa.Table) -> dict[str, float]:
-    """Means over the seeds: steps taken, and validation recall of the base checkpoint and of the chosen ones."""
-    runs: dict[int, list[Row]] = {}
-    for row in history.to_pylist():
-        if row["val_recall@1"] is not None:
-            runs.setdefault(row["seed"], []).append(row)
-    best = [max(rows, key=lambda row: row["val_recall@1"] + row["val_recall@10"]) for rows in runs.values()]
-    base = [rows[0] for rows in runs.values()]
-    figures = {"steps": float(np.mean([rows[-1]["step"] for rows in runs.values()]))}
-    for name in ("val_recall@1", "val_recall@10"):
-        figures[f"base_{name}"] = round(float(np.mean([row[name] for row in base])), 2)
-        figures[name] = round(float(np.mean([row[name] for row in best])), 2)
-    return figures

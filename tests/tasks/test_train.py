@@ -112,7 +112,7 @@ def test_the_vision_tower_is_that_of_the_base(straight: tuple[Path, Counts], art
 KILLED = """
 import sys, time
 from pathlib import Path
-from tasks.train import SeedRun
+from tasks.seed_run import SeedRun
 from tests.tasks import test_train
 step = SeedRun._take_step
 slow = lambda self: self.seed == 1 and self.step >= 2  # after its first saved state

@@ -1,0 +1,140 @@
+"""One seed's training, from the base checkpoint, or from where a kill stopped it, to its own checkpoint."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from data.artifact import write_atomically, write_table
+from models.encoders import TrainableEncoder
+from models.training import DivergedError, Trainer, composed_to_image, learning_rate, rows_of_step
+from tasks.examples import Examples
+from tasks.train import HISTORY, TrainConfig
+
+Row = dict[str, Any]
+
+
+def total_steps(config: TrainConfig, triplets: int) -> int:
+    """Steps of one seed: whole batches only, see `rows_of_step`."""
+    return config.epochs * (triplets // min(config.batch_size, triplets))
+
+
+def history_file(out: Path, seed: int) -> Path:
+    """Where a seed's history lies until all are merged."""
+    return out / f"history-{seed}.parquet"
+
+
+class SeedRun:
+    """One seed's training, from the base checkpoint or from where it was stopped to its checkpoint.
+
+    Attributes:
+        step: steps taken.
+        rows: the history so far.
+        best: step, score and weights of the best validation so far.
+    """
+
+    def __init__(
+        self, out: Path, config: TrainConfig, seed: int, encoder: TrainableEncoder, examples: Examples, dtype: str
+    ) -> None:
+        self.out, self.config, self.seed, self.examples = out, config, seed, examples
+        self.encoder = encoder
+        self.trainer = Trainer(
+            encoder, composed_to_image, seed=seed, weight_decay=config.weight_decay, clip=config.clip, dtype=dtype,
+            learn_temperature=config.learn_temperature,
+        )  # fmt: skip
+        self.triplets = len(examples.split.training)
+        self.steps = total_steps(config, self.triplets)
+        self.step = 0
+        self.rows: list[Row] = []
+        self.best: tuple[int, float, dict[str, torch.Tensor]] = (0, -1.0, {})
+        self.state = out / f"state-{seed}.pt"
+
+    def finish(self, advance: Callable[[int], None]) -> None:
+        """Take all steps that are left, then write the checkpoint and the history, and drop the state."""
+        if self.state.exists():
+            self._continue()
+            advance(self.step)
+        else:
+            self.rows.append(self._row(epoch=0, loss=None, rate=None))
+            self._validate()
+        while self.step < self.steps and not self._hopeless():
+            self._take_step()
+            advance(1)
+        write_table(history_file(self.out, self.seed), pa.Table.from_pylist(self.rows, schema=HISTORY), HISTORY)
+        self.trainer.restore(self.best[2])
+        unfinished = self.out / f".seed-{self.seed}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self.encoder.save(unfinished)
+        os.rename(unfinished, self.out / f"seed-{self.seed}")  # a folder of this name is whole
+        self.state.unlink(missing_ok=True)
+
+    def _take_step(self) -> None:
+        config = self.config
+        epoch, rows = rows_of_step(self.step, self.triplets, config.batch_size, self.seed)
+        warmup = round(config.warmup * self.steps)
+        rate = learning_rate(self.step, self.steps, config.learning_rate, warmup, config.schedule, epoch)
+        try:
+            loss = self.trainer.step(self.step, self.examples.batch(rows), rate)
+        except DivergedError as error:
+            ids = ", ".join(self.examples.split.training[row].triplet_id for row in rows)
+            raise ValueError(
+                f"seed {self.seed}, step {self.step + 1}: {error}; the batch holds the triplets {ids}. Try a lower"
+                " learning_rate or dtype=float32"
+            ) from error
+        self.step += 1
+        self.rows.append(self._row(epoch, loss, rate))
+        if self.step % (config.validate_every or self.steps // config.epochs) == 0 or self.step == self.steps:
+            self._validate()
+            self._save()
+        elif self.step % config.save_every == 0:
+            self._save()
+
+    def _row(self, epoch: int, loss: float | None, rate: float | None) -> Row:
+        return {
+            "seed": self.seed, "step": self.step, "epoch": epoch, "loss": loss, "lr": rate, "val_recall@1": None,
+            "val_recall@10": None, "temperature": float(self.encoder.temperature.detach()),
+        }  # fmt: skip
+
+    def _validate(self) -> None:
+        self.encoder.eval()
+        with self.trainer.autocast():
+            ranks = self.examples.ranks(self.encoder)
+        recalls = {k: 100 * float(np.mean(ranks <= k)) for k in (1, 10)}
+        self.rows[-1] |= {f"val_recall@{k}": value for k, value in recalls.items()}
+        score = sum(recalls.values()) / 2
+        if score > self.best[1]:
+            self.best = (self.step, score, self.trainer.snapshot())
+
+    def _hopeless(self) -> bool:
+        """Whether as many validations as `patience` have brought nothing."""
+        after = [row for row in self.rows if row["val_recall@1"] is not None and row["step"] > self.best[0]]
+        return self.config.patience is not None and len(after) >= self.config.patience
+
+    def _save(self) -> None:
+        state = {"step": self.step, "rows": self.rows, "best": self.best, "trainer": self.trainer.state()}
+        write_atomically(self.state, lambda path: torch.save(state, path))
+
+    def _continue(self) -> None:
+        state = torch.load(self.state, map_location="cpu", weights_only=True)
+        self.step, self.rows, self.best = state["step"], state["rows"], tuple(state["best"])
+        self.trainer.resume(state["trainer"])
+
+
+def summary(history: pa.Table) -> dict[str, float]:
+    """Means over the seeds: steps taken, and validation recall of the base checkpoint and of the chosen ones."""
+    runs: dict[int, list[Row]] = {}
+    for row in history.to_pylist():
+        if row["val_recall@1"] is not None:
+            runs.setdefault(row["seed"], []).append(row)
+    best = [max(rows, key=lambda row: row["val_recall@1"] + row["val_recall@10"]) for rows in runs.values()]
+    base = [rows[0] for rows in runs.values()]
+    figures = {"steps": float(np.mean([rows[-1]["step"] for rows in runs.values()]))}
+    for name in ("val_recall@1", "val_recall@10"):
+        figures[f"base_{name}"] = round(float(np.mean([row[name] for row in base])), 2)
+        figures[name] = round(float(np.mean([row[name] for row in best])), 2)
+    return figures
