@@ -190,25 +190,38 @@ def _instruction(rng: random.Random) -> Lesson:
 
 
 def _judge(rng: random.Random) -> Lesson:
-    """Half of the questions are true; the false ones ask for another value, another thing, or another change
-    altogether."""
-    wanted = rng.random() < 0.5
+    """Half of the requests are true of the pair.
+
+    Of the false ones, half belong to another pair; the others are near misses: one change of the true request is
+    another value, another thing or another kind.
+    """
+    wanted, elsewhere = rng.random() < 0.5, rng.random() < 0.5
     while True:
-        if rng.random() < 0.5:
-            reference, target, edits = twins(rng)
-        else:
-            reference, target = siblings(rng)
-            edits = told(difference(reference, target), reference, rng)
-            edits = rng.sample(edits, min(len(edits), rng.randint(1, 3)))
-        if not wanted:
+        reference, target, edits = _asked_pair(rng)
+        asked_of = reference
+        if not wanted and elsewhere:
+            asked_of, _, edits = _asked_pair(rng)
+        elif not wanted:
             i = rng.randrange(len(edits))
             kind = edits[i].kind if rng.random() < 0.5 else rng.choice(KINDS)
             other = random_edit(rng, reference, kind)
             edits = [*edits[:i], *([other] if other else []), *edits[i + 1 :]]
-        if edits and all(holds(edit, reference, target) for edit in edits) == wanted:
+        if not edits:
+            continue
+        text = language.modification(edits, asked_of, rng, rng.choice(language.STYLES))
+        claims = language.read_modification(text) or []
+        if all(holds(claim, reference, target) for claim in claims) == wanted:
             break
-    text = language.modification(edits, reference, rng, rng.choice(language.STYLES))
     return Lesson("judge", (reference, target), {"modification": text}, {"verdict": "yes" if wanted else "no"})
+
+
+def _asked_pair(rng: random.Random) -> tuple[Scene, Scene, list[Edit]]:
+    """Draw a pair, half of them single-edit twins, and true changes, not all of them where there are several."""
+    if rng.random() < 0.5:
+        return twins(rng)
+    reference, target = siblings(rng)
+    edits = told(difference(reference, target), reference, rng)
+    return reference, target, rng.sample(edits, min(len(edits), rng.randint(1, 3)))
 
 
 _MAKERS = dict(

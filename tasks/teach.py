@@ -34,6 +34,7 @@ MIX = {
         (0, (0.2, 0.3, 0.1, 0.2, 0.1, 0.1)),
         (1500, (0.08, 0.3, 0.07, 0.2, 0.2, 0.15)),
         (2500, (0.04, 0.24, 0.05, 0.22, 0.2, 0.25)),
+        (3500, (0.03, 0.15, 0.02, 0.2, 0.2, 0.4)),
     )
 }
 
@@ -58,7 +59,7 @@ class SeeConfig(StageConfig):
 class TeachConfig(StageConfig):
     """What decides the MLLM. `width` and `layers` shrink the language model for a weaker one."""
 
-    steps: PositiveInt = 4000
+    steps: PositiveInt = 4300
     batch: PositiveInt = 24  # of each of `parts` mini-batches
     parts: PositiveInt = 4
     lr: PositiveFloat = 1.5e-3
