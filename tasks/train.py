@@ -38,9 +38,9 @@ class TrainConfig(StageConfig):
     """How the retriever is trained. The defaults suit the tiny world; for a real BLIP-2 set learning_rate=1e-5."""
 
     seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1, description="one training run for each")
-    epochs: PositiveInt = Field(12, description="times that every triplet is seen")
-    batch_size: Annotated[int, Field(ge=2, description="triplets per step; the others' targets are negatives")] = 128
-    learning_rate: PositiveFloat = Field(5e-4, description="the highest; AdamW")
+    epochs: PositiveInt = Field(6, description="times that every triplet is seen")
+    batch_size: Annotated[int, Field(ge=2, description="triplets per step; the others' targets are negatives")] = 64
+    learning_rate: PositiveFloat = Field(1e-3, description="the highest; AdamW")
     warmup: Annotated[float, Field(ge=0, lt=1, description="share of the steps in which the rate rises")] = 0.1
     schedule: Literal["cosine", "step", "constant"] = Field(
         "cosine", description="cosine to 0; step: x0.1 every 10 epochs; constant"
