@@ -4,12 +4,12 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from pydantic import Field, JsonValue, PositiveInt
 
 from data.artifact import Artifact, Counts, read_table, sync, write_atomically, write_table
@@ -17,10 +17,10 @@ from data.config import Resources, StageConfig
 from data.progress import progress
 from data.schemas import RANKING
 from data.tokens import read_tokens
-from models.ranking import Ranked, Shortlist, TokenSets
-from models.similarity import Direction
-from models.sweep import panels, quickest, rank_panel
 from tasks.stage import stage
+
+if TYPE_CHECKING:  # and within functions: they import torch, which takes seconds that a cached run need not spend
+    from models.ranking import Ranked, Shortlist, TokenSets
 
 SHOWN_RANKS = (1, 10, 20, 50, 51, 60, 100, 200, 500, 1000)
 """Ranks whose mean score the report shows."""
@@ -32,7 +32,7 @@ class RankConfig(StageConfig):
     depth: PositiveInt = Field(
         default=100, description="candidates kept per image; at least the end of the rank window"
     )
-    direction: Direction = Field(
+    direction: Literal["reference", "candidate"] = Field(
         default="reference",
         description="whose tokens are averaged: reference is s(reference, candidate), candidate is s(candidate, "
         "reference); their windows overlap little",
@@ -49,6 +49,8 @@ def rank(out: Path, config: RankConfig, tokens: Artifact, *, resources: Resource
     Raises:
         ValueError: naming an image with a NaN or zero token.
     """
+    from models.ranking import TokenSets
+
     ids, array = read_tokens(tokens.file("tokens.arrow"))
     sets = TokenSets(ids, array)
     finished = out / "ranking.parquet"
@@ -59,8 +61,10 @@ def rank(out: Path, config: RankConfig, tokens: Artifact, *, resources: Resource
     return _count(finished, len(ids), array.shape, config)
 
 
-def _work(sets: TokenSets, config: RankConfig, folder: Path) -> list[Path]:
+def _work(sets: "TokenSets", config: RankConfig, folder: Path) -> list[Path]:
     """Rank the panels that are still missing; each leaves its part of the ranking and the shortlists after it."""
+    from models.sweep import panels, quickest, rank_panel
+
     folder.mkdir(parents=True, exist_ok=True)
     count = len(sets)
     todo = panels(sets)
@@ -84,8 +88,12 @@ def _work(sets: TokenSets, config: RankConfig, folder: Path) -> list[Path]:
     return files
 
 
-def _shortlist(path: Path, count: int, depth: int, before: Path | None) -> Shortlist:
+def _shortlist(path: Path, count: int, depth: int, before: Path | None) -> "Shortlist":
     """The shortlists of all images, in a memory-mapped file: a copy of `before`, or empty ones."""
+    import torch
+
+    from models.ranking import Shortlist
+
     empty = Shortlist.empty(0, count, depth)
     size = count * empty.values.shape[1]
     if before is not None:
@@ -99,7 +107,7 @@ def _shortlist(path: Path, count: int, depth: int, before: Path | None) -> Short
     return Shortlist(depth, count, best, rows, torch.from_numpy(bound))
 
 
-def _table(ids: Sequence[str], rows: range, ranked: Ranked) -> pa.Table:
+def _table(ids: Sequence[str], rows: range, ranked: "Ranked") -> pa.Table:
     """The ranking of some references, as a table."""
     kept = ranked.indices >= 0
     width = ranked.indices.shape[1]
