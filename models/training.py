@@ -222,20 +222,25 @@ def training_dtype(asked: str) -> str:
     """The dtype behind "auto": bfloat16 on a GPU, and on a CPU whose matrix units are clearly faster in it."""
     if asked != "auto":
         return asked
-    return "bfloat16" if torch.cuda.is_available() or cpu_bfloat16_gain() > 1.8 else "float32"
+    return "bfloat16" if torch.cuda.is_available() or cpu_bfloat16_gain() > 1.5 else "float32"
 
 
-def cpu_bfloat16_gain(rounds: int = 8) -> float:
-    """How many times faster than in float32 this CPU multiplies matrices in bfloat16; takes about 50 ms.
+def cpu_bfloat16_gain(rounds: int = 20) -> float:
+    """How many times faster than in float32 one core multiplies matrices in bfloat16; takes some 20 ms.
 
-    Between 4 and 8 with AVX512-BF16 or AMX done well, below 1 without: the fastest of interleaved rounds tells them
-    apart however busy the machine is.
+    Between 3 and 8 with good AVX512-BF16 or AMX units, below 1 without. The fastest of short interleaved rounds is
+    hardly disturbed by other work on the machine; the answer must not change from run to run.
     """
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    operands = {kind: (torch.ones(2048, 256, dtype=kind), torch.ones(256, 768, dtype=kind)) for kind in best}
-    for _ in range(rounds):
-        for kind, (left, right) in operands.items():
-            start = time.perf_counter()
-            left @ right
-            best[kind] = min(best[kind], time.perf_counter() - start)
+    operands = {kind: (torch.ones(512, 256, dtype=kind), torch.ones(256, 512, dtype=kind)) for kind in best}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other
+    try:
+        for _ in range(rounds):
+            for kind, (left, right) in operands.items():
+                start = time.perf_counter()
+                left @ right
+                best[kind] = min(best[kind], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     return best[torch.float32] / best[torch.bfloat16]
