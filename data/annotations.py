@@ -153,6 +153,7 @@ def as_benchmark(
         licence=licence,
         load_image=load_image,
         digest=digest(identity),
+        images=images,
     )
 
 

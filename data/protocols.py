@@ -52,7 +52,8 @@ class Judge:
 
         Args:
             query: of this judge's benchmark.
-            scores: (N,), one per gallery image in gallery order, higher is closer.
+            scores: (N,), one per gallery image in gallery order, higher is closer. Those of images that the query
+                does not rank are not looked at.
 
         Raises:
             ValueError: if a score is not finite, or all are equal: such a method ranks nothing, and a stable sort would
@@ -97,10 +98,10 @@ class Judge:
         where = f"benchmark {self.benchmark.name!r}, query {query.query_id!r}"
         if scores.shape != (len(self.benchmark.gallery),):
             raise ValueError(f"{where}: scores of shape {scores.shape}, want ({len(self.benchmark.gallery)},)")
-        broken = int((~np.isfinite(scores)).sum())
-        if broken:
-            raise ValueError(f"{where}: {broken} of {len(scores)} scores are not finite; look for NaN in the tokens")
         ranked = scores[competing]
+        broken = int((~np.isfinite(ranked)).sum())
+        if broken:
+            raise ValueError(f"{where}: {broken} of {len(ranked)} scores are not finite; look for NaN in the tokens")
         if len(ranked) > 1 and ranked.min() == ranked.max():
             raise ValueError(
                 f"{where}: all {len(ranked)} scores are {ranked[0]:g}; the tokens have collapsed to one point"

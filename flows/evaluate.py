@@ -1,7 +1,6 @@
 """`python -m flows evaluate`: checkpoints on the real benchmarks, by their official protocols."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +13,10 @@ from data.submissions import FILES
 from flows.score import parse_choices
 from flows.tables import console
 from models.baselines import BASELINES
-from tasks.measure import grid, measure, prepare, rows, write
+from tasks.measure import Encoded, Prepared, measure, prepare
 from tasks.score import check_names
+from tasks.score_tables import grid, rows, write
+from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, write_target_texts
 
 
 def evaluate(
@@ -33,6 +34,13 @@ def evaluate(
         bool, typer.Option("--allow-missing", help="go on without missing images; every score says how many are lost")
     ] = False,
     baselines: Annotated[bool, typer.Option(help="also measure image, text, and image + text alone")] = True,
+    target_texts: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="a model that writes the target texts of joint inference; none without it"),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="engine of that model: a file of models/backends")] = "vllm",
+    weight: Annotated[float, typer.Option(min=0, max=1, help="of the target text in joint inference")] = 0.5,
+    examples: Annotated[int, typer.Option(min=0, help="queries per benchmark on the page of answers; 0: no page")] = 12,
     depth: Annotated[int, typer.Option(min=1, help="ranked images to keep per query")] = 50,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = 64,
@@ -47,16 +55,45 @@ def evaluate(
         prepared = [prepare(name, split, root, choices[name], allow_missing, resources) for name in names]
         if split == "test" and depth < 50 and any(name in FILES for name in names):
             raise ValueError(f"submission files hold 50 images per query, so --depth {depth} is too few")
-        with tempfile.TemporaryDirectory() as scratch:
-            measured = measure(prepared, labels, BASELINES if baselines else (), depth, Path(scratch), resources)
-        files = write(out, measured, depth)
-    except (LookupError, ValueError, OSError, MissingImages, BadImage) as error:
+        texts = write_texts(prepared, target_texts, backend, allow_missing, out, resources)
+        found = measure(prepared, labels, BASELINES if baselines else (), depth, resources, texts, weight)
+        files = write(out, found, depth)
+        if examples:
+            from tasks.report_answers import write_page
+
+            files.append(write_page(out / "answers.html", found, examples))
+    except (LookupError, ValueError, OSError, MissingImages, MissingTexts, BadImage) as error:
         text = error.args[0] if isinstance(error, LookupError) and error.args else error
         print(f"error: {text}", file=sys.stderr)
         raise typer.Exit(1) from error
-    show(rows(measured))
+    show(rows(found.measured))
+    show_features(found.encoded)
     for file in files:
         print(file)
+
+
+def write_texts(
+    prepared: list[Prepared], model: str | None, backend: str, allow_missing: bool, out: Path, resources: Resources
+) -> TargetTexts | None:
+    """The target texts of all queries, if a model for them is named; its answers are kept in `out` too.
+
+    Raises:
+        MissingTexts: if a query has none, unless `allow_missing`.
+    """
+    if model is None:
+        return None
+    config = TargetTextConfig(model=model, backend=backend)
+    out.mkdir(parents=True, exist_ok=True)
+    benchmarks = [one.benchmark for one in prepared]
+    texts = write_target_texts(benchmarks, config, resources, out / "generations.parquet")
+    if not allow_missing:
+        texts.check()
+    print(f"target texts: {texts.asked} requests, {texts.reused} known before", file=sys.stderr)
+    for name, lost in texts.faults.items():
+        if lost:
+            nothing = "" if texts.texts[name] else ", so it has no rows target_text and joint"
+            print(f"target texts: {len(lost)} queries of {name} have none{nothing}", file=sys.stderr)
+    return texts
 
 
 def split_choices(words: list[str], name: str, names: list[str]) -> dict[str, str]:
@@ -83,6 +120,19 @@ def label(checkpoints: list[str]) -> dict[str, str]:
         raise ValueError("a checkpoint is named twice; want each once")
     short = [Path(one).name for one in checkpoints]
     return dict(zip(short if len(set(short)) == len(short) else checkpoints, checkpoints, strict=True))
+
+
+def show_features(encoded: list[Encoded]) -> None:
+    """Print which image features were computed and which were in the store."""
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, title="image features", title_justify="left")
+    for name in ("checkpoint", "benchmark", "images", "state", "key"):
+        shown.add_column(name, justify="right" if name == "images" else "left")
+    for one in encoded:
+        shown.add_row(one.checkpoint, one.benchmark, f"{one.images:,}", one.state, one.key[:12])
+    console().print(shown)
 
 
 def show(table: list[dict[str, object]]) -> None:

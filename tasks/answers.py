@@ -1,20 +1,21 @@
-"""Answer a benchmark's queries with one checkpoint: encode images and queries, score every image for every query."""
+"""Answer a benchmark's queries: encode its images, score each query's candidates in tiles, judge the scores."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from data.benchmarks import Benchmark
+from data.benchmarks import Benchmark, Query
 from data.protocols import Answer, Judge
-from models.baselines import Baseline, baseline_query
+from models.baselines import Baseline
 from models.encoders import Encoder, TokenSet
 from models.similarity import maxsim, normalised
-from tasks.pictures import Pictures
+from tasks.pictures import Batch, HalfFloats, Pictures
+from tasks.queries import Composer, baseline_queries
 
 # Cosines held at a time while scoring: 128 MB in float32.
 COSINES = 2**25
@@ -22,11 +23,75 @@ COSINES = 2**25
 QUERIES = 128
 
 Advance = Callable[[int], None]
+Places = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Tokens of images, usually mapped from a file.
+
+    Attributes:
+        tokens: (N, T, D) float16.
+        mask: (N, T) bool, True where a token counts.
+        rows: (P,) row of each place of `Pictures.ids`, the gallery first.
+    """
+
+    tokens: HalfFloats
+    mask: npt.NDArray[np.bool_]
+    rows: Places
+
+    def at(self, places: Places) -> TokenSet:
+        """A copy of the tokens of some places, in their order, on the CPU."""
+        rows = self.rows[places]
+        return TokenSet(torch.from_numpy(self.tokens[rows]), torch.from_numpy(self.mask[rows]))
+
+
+class Weighted(NamedTuple):
+    """A share of a score: the similarity of these query tokens, (Q, T, D), times a weight."""
+
+    weight: float
+    queries: TokenSet
+
+
+@torch.inference_mode()
+def encode_images(
+    encoder: Encoder,
+    pictures: Pictures,
+    path: Path,
+    advance: Advance,
+    also: Callable[[Batch], None] = lambda batch: None,
+    rows: Places | None = None,
+) -> ImageTokens:
+    """Tokens of all images, mapped from a file.
+
+    Args:
+        encoder: the checkpoint.
+        pictures: images of the benchmark as features of the vision tower.
+        path: the .npy file; replaced.
+        advance: told of images encoded.
+        also: shown the features of every batch.
+        rows: the row that each place gets, a permutation; without it, the places' own order.
+    """
+    rows = np.arange(len(pictures.ids)) if rows is None else rows
+    images: HalfFloats | None = None
+    mask: npt.NDArray[np.bool_] = np.zeros((0, 0), dtype=bool)
+    for batch in pictures.batches(encoder):
+        found = encoder.image_tokens(batch.vision)
+        if images is None:
+            shape = (len(pictures.ids), *found.tokens.shape[1:])
+            images = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+            mask = np.zeros(shape[:2], dtype=bool)
+        images[rows[batch.places]] = found.tokens.to("cpu", torch.float16).numpy()
+        mask[rows[batch.places]] = found.mask.cpu().numpy()
+        also(batch)
+        advance(len(batch.places))
+    assert images is not None
+    return ImageTokens(images, mask, rows)
 
 
 @torch.inference_mode()
 def composed_answers(
-    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance, judge: Judge | None = None
+    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance
 ) -> tuple[Answer, ...]:
     """Answers to a benchmark's queries, reference and modification encoded together.
 
@@ -36,123 +101,82 @@ def composed_answers(
         depth: ranked images to keep per answer.
         path: file for the image tokens, float16; replaced.
         advance: told of images encoded and queries answered.
-        judge: scores the answers; without it, a `Judge` of the benchmark that keeps `depth` images.
 
     Returns:
         One answer per query, in the order of the benchmark.
     """
-    owners, texts = _texts(pictures.benchmark)
-    asked: dict[int, list[int]] = {}  # place of a reference -> its rows of `texts`
-    for row, owner in enumerate(owners.tolist()):
-        asked.setdefault(pictures.place[pictures.benchmark.queries[owner].reference_id], []).append(row)
-    parts: list[TokenSet] = []
-    order: list[int] = []
-
-    def compose(start: int, vision: Tensor) -> None:
-        rows = [(place, row) for place in range(len(vision)) for row in asked.get(start + place, [])]
-        for first in range(0, len(rows), pictures.batch):
-            some = rows[first : first + pictures.batch]
-            mine = vision[[place for place, _ in some]]
-            parts.append(encoder.query_tokens(mine, [texts[row] for _, row in some]))
-            order.extend(row for _, row in some)
-
-    images = _image_tokens(encoder, pictures, path, advance, compose)
-    queries = _per_query(parts, owners[order])
-    return tuple(_answers(judge or Judge(pictures.benchmark, depth), queries, images, advance))
+    composer = Composer(encoder, pictures)
+    images = encode_images(encoder, pictures, path, advance, composer.see)
+    return answer(Judge(pictures.benchmark, depth), [Weighted(1.0, composer.queries())], images, advance)
 
 
 @torch.inference_mode()
 def baseline_answers(
-    encoder: Encoder,
-    pictures: Pictures,
-    methods: Sequence[Baseline],
-    depth: int,
-    path: Path,
-    advance: Advance,
-    judge: Judge | None = None,
+    encoder: Encoder, pictures: Pictures, methods: Sequence[Baseline], depth: int, path: Path, advance: Advance
 ) -> dict[Baseline, tuple[Answer, ...]]:
     """Answers of the papers' baselines, by method; arguments as of `composed_answers`."""
-    images = _image_tokens(encoder, pictures, path, advance)
-    owners, texts = _texts(pictures.benchmark)
-    places = torch.tensor([pictures.place[query.reference_id] for query in pictures.benchmark.queries])
-    parts: dict[Baseline, list[TokenSet]] = {method: [] for method in methods}
-    for start in range(0, len(texts), pictures.batch):
-        some = slice(start, start + pictures.batch)
-        text = encoder.text_tokens(texts[some])
-        mine = places[owners[some]]
-        tokens = images.tokens[mine].to(text.tokens)
-        image = TokenSet(normalize(tokens, dim=-1), images.mask[mine].to(text.mask.device))
-        for method in methods:
-            parts[method].append(baseline_query(method, image, text))
-    judge = judge or Judge(pictures.benchmark, depth)
-    return {method: tuple(_answers(judge, _per_query(parts[method], owners), images, advance)) for method in methods}
+    images = encode_images(encoder, pictures, path, advance)
+    queries = baseline_queries(encoder, pictures, images.at(pictures.references), methods)
+    judge = Judge(pictures.benchmark, depth)
+    return {method: answer(judge, [Weighted(1.0, queries[method])], images, advance) for method in methods}
 
 
-def _image_tokens(
-    encoder: Encoder,
-    pictures: Pictures,
-    path: Path,
-    advance: Advance,
-    also: Callable[[int, Tensor], None] = lambda start, vision: None,
-) -> TokenSet:
-    """(N, T, D) float16 tokens of `pictures.ids`, the gallery first, on the CPU and mapped from the file at `path`.
+@torch.inference_mode()
+def answer(judge: Judge, parts: Sequence[Weighted], images: ImageTokens, advance: Advance) -> tuple[Answer, ...]:
+    """Answer every query of the judge's benchmark by the weighted sum of mean-of-max similarities.
 
-    `also` is shown the features of every batch and the place of its first image.
+    Only the images that a query ranks are scored for it: a category of FashionIQ, a dozen crops of GeneCIS. The scores
+    of the others are NaN, at which the judge does not look. No device holds a gallery.
+
+    Args:
+        judge: of the benchmark.
+        parts: query tokens in the order of the benchmark's queries.
+        images: the gallery's tokens first.
+        advance: told of queries answered.
     """
-    images: npt.NDArray[np.float16] | None = None
-    masks = []
-    for start, vision in pictures.batches(encoder):
-        found = encoder.image_tokens(vision)
-        if images is None:
-            shape = (len(pictures.ids), *found.tokens.shape[1:])
-            images = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
-        images[start : start + len(vision)] = found.tokens.to("cpu", torch.float16).numpy()
-        masks.append(found.mask.cpu())
-        also(start, vision)
-        advance(len(vision))
-    return TokenSet(torch.from_numpy(images), torch.cat(masks))
-
-
-def _texts(benchmark: Benchmark) -> tuple[Tensor, list[str]]:
-    """Place of each text's query, and the texts: one a query, or each of its phrasings."""
-    pairs = [
-        (place, text)
-        for place, query in enumerate(benchmark.queries)
-        for text in query.phrasings or (query.modification,)
-    ]
-    return torch.tensor([place for place, _ in pairs]), [text for _, text in pairs]
-
-
-def _per_query(parts: list[TokenSet], owners: Tensor) -> TokenSet:
-    """(Q, T, D) tokens per query: the mean over its phrasings, normalised. Row i of the parts belongs to owners[i]."""
-    tokens = torch.cat([part.tokens for part in parts])
-    mask = torch.cat([part.mask for part in parts])
-    owners = owners.to(tokens.device)
-    queries = int(owners.max()) + 1
-    sums = tokens.new_zeros(queries, *tokens.shape[1:])
-    sums.index_add_(0, owners, tokens.masked_fill(~mask.unsqueeze(-1), 0))
-    counts = tokens.new_zeros(queries, mask.shape[1]).index_add_(0, owners, mask.to(tokens.dtype))
-    return TokenSet(normalize(sums, dim=-1), counts > 0)
-
-
-def _answers(judge: Judge, queries: TokenSet, images: TokenSet, advance: Advance) -> Iterator[Answer]:
-    """Answer every query of the judge's benchmark, in order, by the mean of maximal cosines."""
     benchmark = judge.benchmark
-    size = len(benchmark.gallery)
-    device = queries.tokens.device
-    per_pair = queries.tokens.shape[1] * images.tokens.shape[1]
-    block = max(1, min(QUERIES, COSINES // per_pair))
-    tile = max(1, COSINES // (per_pair * block))
-    names = [f"of query {query.query_id}" for query in benchmark.queries]
-    for start in range(0, len(benchmark.queries), block):
-        some = slice(start, start + block)
-        asked = normalised(queries.tokens[some], queries.mask[some], names[some])
-        scores = np.empty((len(asked.tokens), size), dtype=np.float32)
-        for first in range(0, size, tile):
-            here = slice(first, min(first + tile, size))
-            tokens, mask = images.tokens[here].to(device), images.mask[here].to(device)
-            shown = normalised(tokens, mask, benchmark.gallery[here])
-            scores[:, here] = maxsim(asked.tokens, shown.tokens, asked.mask, shown.mask).cpu().numpy()
-        for query, row in zip(benchmark.queries[some], scores, strict=True):
-            yield judge.answer(query, row)
-        advance(len(scores))
+    found: list[Answer | None] = [None] * len(benchmark.queries)
+    for asked, places in _groups(benchmark):
+        for start in range(0, len(asked), QUERIES):
+            some = asked[start : start + QUERIES]
+            scores = np.full((len(some), len(benchmark.gallery)), np.nan, dtype=np.float32)
+            for columns, block in _tiles(benchmark, some, places, parts, images):
+                scores[:, columns] = block
+            for place, row in zip(some, scores, strict=True):
+                found[place] = judge.answer(benchmark.queries[place], row)
+            advance(len(some))
+    return tuple(one for one in found if one is not None)
+
+
+def _groups(benchmark: Benchmark) -> Iterator[tuple[list[int], Places]]:
+    """Queries that rank the same images: their places, and those of the images in the gallery."""
+    place = {image: at for at, image in enumerate(benchmark.gallery)}
+    groups: dict[int, list[int]] = {}
+    candidates: dict[int, Query] = {}
+    for at, query in enumerate(benchmark.queries):  # thousands share one tuple of candidates
+        groups.setdefault(id(query.candidates), []).append(at)
+        candidates[id(query.candidates)] = query
+    for one, asked in groups.items():
+        ranked = candidates[one].candidates
+        yield asked, np.array(sorted({place[image] for image in ranked}) if ranked else range(len(place)), np.intp)
+
+
+def _tiles(
+    benchmark: Benchmark, asked: list[int], places: Places, parts: Sequence[Weighted], images: ImageTokens
+) -> Iterator[tuple[Places, npt.NDArray[np.float32]]]:
+    """Scores of some queries for some images of the gallery: the images' places, and (queries, images)."""
+    names = [f"of query {benchmark.queries[place].query_id}" for place in asked]
+    units = [
+        normalised(part.queries.tokens[asked], part.queries.mask[asked], names) for part in parts
+    ]  # fmt: skip
+    device = units[0].tokens.device
+    per_image = len(asked) * images.tokens.shape[1] * max(unit.tokens.shape[1] for unit in units)
+    size = max(1, COSINES // per_image)
+    for first in range(0, len(places), size):
+        columns = places[first : first + size]
+        tokens, mask = images.at(columns)
+        shown = normalised(tokens.to(device), mask.to(device), [benchmark.gallery[place] for place in columns])
+        total = torch.zeros(len(asked), len(columns), device=device)
+        for part, unit in zip(parts, units, strict=True):
+            total += part.weight * maxsim(unit.tokens, shown.tokens, unit.mask, shown.mask)
+        yield columns, total.cpu().numpy()

@@ -1,31 +1,26 @@
-"""Measure checkpoints on the real benchmarks, by their official protocols, and write what came of it."""
+"""Measure checkpoints on the real benchmarks, by their official protocols."""
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 import prompts
 from data.annotations import Annotations, choose
-from data.artifact import write_atomically, write_json, write_table
 from data.benchmarks import Benchmark
 from data.config import Resources
-from data.keys import canonical
-from data.official import OfficialJudge, outcome, restrict
+from data.official import outcome, restrict
 from data.presence import Complete, check_images
 from data.progress import progress
-from data.protocols import Answer, predictions_table, scores_table
-from data.schemas import PREDICTIONS, SCORES
-from data.scoring import Outcome, compare
-from data.submissions import FILES, write_submission
+from data.protocols import Answer
+from data.scoring import Outcome
 from models.baselines import Baseline
 from models.encoders import load_encoder
 from tasks.store import home
+from tasks.target_texts import TargetTexts
 
-COMPOSED = "composed"
+COMPOSED, TARGET_TEXT, JOINT = "composed", "target_text", "joint"
 
 
 @dataclass(frozen=True)
@@ -44,18 +39,82 @@ class Prepared:
         """All choices, and the losses if there are any."""
         return dict(self.benchmark.protocol)
 
+    def kept(self, texts: Mapping[str, str]) -> list[int]:
+        """Places of the queries that have a text."""
+        return [place for place, query in enumerate(self.benchmark.queries) if query.query_id in texts]
+
+    def only(self, places: Sequence[int]) -> "Prepared":
+        """The benchmark with some of its queries; its protocol says how many it lost for want of a text."""
+        lost = len(self.benchmark.queries) - len(places)
+        if not lost:
+            return self
+        smaller = replace(
+            self.benchmark,
+            queries=tuple(self.benchmark.queries[place] for place in places),
+            protocol={**self.benchmark.protocol, "queries_without_target_text": str(lost)},
+        )
+        return Prepared(restrict(self.annotations, smaller), replace(self.complete, benchmark=smaller))
+
 
 @dataclass(frozen=True)
 class Measured:
-    """The answers of one method to one benchmark."""
+    """The answers of one method to one benchmark.
+
+    Attributes:
+        prepared: the benchmark, with the queries that were answered.
+        checkpoint: its label.
+        kind: the method, whoever computed it.
+        method: the name in tables: the kind, after the checkpoint's label where there are several.
+        answers: in the order of the queries.
+        choices: what decides the method's numbers beyond the benchmark's protocol.
+        first: whether the checkpoint is the one that others are compared with.
+    """
 
     prepared: Prepared
+    checkpoint: str
+    kind: str
     method: str
     answers: tuple[Answer, ...]
+    choices: Mapping[str, str] = field(default_factory=dict)
+    first: bool = True
 
     @property
     def outcome(self) -> Outcome:
         return outcome(self.prepared.annotations, self.answers)
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """Of the benchmark, then of the method."""
+        return {**self.prepared.protocol, **self.choices}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Where the features of one benchmark's images by one checkpoint came from."""
+
+    checkpoint: str
+    benchmark: str
+    images: int
+    state: str
+    """ran or cached"""
+    key: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was measured.
+
+    Attributes:
+        measured: in the order of the checkpoints and benchmarks.
+        encoded: likewise.
+        cut: texts longer than the checkpoint reads, by its label.
+        texts: the target texts, where joint inference was asked for.
+    """
+
+    measured: list[Measured]
+    encoded: list[Encoded]
+    cut: dict[str, int]
+    texts: TargetTexts | None = None
 
 
 def wording(text: str) -> Any:
@@ -90,156 +149,45 @@ def measure(
     checkpoints: Mapping[str, str],
     baselines: Sequence[Baseline],
     depth: int,
-    scratch: Path,
     resources: Resources,
-) -> list[Measured]:
+    texts: TargetTexts | None = None,
+    weight: float = 0.5,
+) -> Evaluation:
     """Answer every query with every checkpoint.
 
-    The features of a vision tower are kept below the store's home, by benchmark, and used again by every checkpoint
-    with the same tower. Scores are computed in tiles; no device holds a gallery.
+    The tokens of a benchmark's images by a checkpoint are an artifact of the store, used again by the next evaluation;
+    the features of a vision tower are kept below the store's home, by gallery, for every checkpoint with this tower.
+    Scores are computed in tiles; no device holds a gallery.
 
     Args:
         prepared: the benchmarks.
         checkpoints: by label. With one, methods are named plainly, with several `label/method`.
         baselines: methods beside the composed query.
         depth: ranked images to keep per answer; all of them where a submission needs them.
-        scratch: folder for the image tokens of one checkpoint.
         resources: batch size, workers, device.
+        texts: of the queries, for target_text (the text's [CLS] feature) and joint.
+        weight: of target_text in joint, which is (1 - weight) * composed + weight * target_text.
     """
-    from tasks.answers import baseline_answers, composed_answers  # torch takes seconds to import
-    from tasks.pictures import Pictures
+    import torch  # takes seconds to import
 
-    found: list[Measured] = []
-    pictures = [Pictures(one.benchmark, home() / "towers" / one.benchmark.digest[:20], resources) for one in prepared]
-    work = sum(2 * len(one.ids) + (1 + len(baselines)) * len(one.benchmark.queries) for one in pictures)
-    path = scratch / "tokens.npy"
+    from tasks.methods import Job
+    from tasks.pictures import Pictures, images_digest
+
+    half = resources.device != "cpu" and torch.cuda.is_available()
+    dtype = "float16" if half else "float32"
+    result = Evaluation([], [], {}, texts)
+    names = list(checkpoints)
+    towers = [home() / "towers" / images_digest(one.benchmark)[:20] for one in prepared]
+    pictures = [Pictures(one.benchmark, folder, resources) for one, folder in zip(prepared, towers, strict=True)]
+    methods = 1 + len(baselines) + (2 if texts else 0)
+    work = sum(len(one.ids) + methods * len(one.benchmark.queries) for one in pictures)
     with progress(len(checkpoints) * work, "images and answers") as advance:
         for label, checkpoint in checkpoints.items():
-            encoder = load_encoder(checkpoint, resources.device)
-            head = f"{label}/" if len(checkpoints) > 1 else ""
+            encoder = load_encoder(checkpoint, resources.device, dtype)
             for one, seen in zip(prepared, pictures, strict=True):
-                # CIRR's second file ranks the members of a set, which may lie anywhere in the ranking.
-                whole = one.annotations.name == "cirr" and not one.annotations.metrics
-                judge = OfficialJudge(one.annotations, one.benchmark, len(one.benchmark.gallery) if whole else depth)
-                if baselines:
-                    answers = baseline_answers(encoder, seen, baselines, depth, path, advance, judge)
-                    found += [Measured(one, head + method, given) for method, given in answers.items()]
-                composed = composed_answers(encoder, seen, depth, path, advance, judge)
-                found.append(Measured(one, head + COMPOSED, composed))
-    path.unlink(missing_ok=True)
-    return found
-
-
-def rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Rows of `SCORES`; a metric that no query carries has none."""
-    found: list[dict[str, Any]] = []
-    for one in measured:
-        annotations, result = one.prepared.annotations, one.outcome
-        for metric in result.metrics:
-            value, interval = result.percent(metric), result.interval(metric)
-            if value is None or interval is None:
-                continue
-            carriers = {int(row) for term in result.terms(metric) for row in result.carriers(term)}
-            found.append(
-                {
-                    "method": one.method,
-                    "benchmark": annotations.name,
-                    "split": annotations.split,
-                    "protocol": canonical(one.prepared.protocol),
-                    "metric": metric,
-                    "value": value,
-                    "low": interval[0],
-                    "high": interval[1],
-                    "queries": len(carriers),
-                    "seeds": 1,
-                }
-            )
-    return found
-
-
-def paired(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """p-values of "equally good" between the composed queries of the first checkpoint and of each other one."""
-    found: list[dict[str, Any]] = []
-    composed = [one for one in measured if one.method.endswith(f"/{COMPOSED}") and one.prepared.annotations.metrics]
-    for name in dict.fromkeys(one.prepared.annotations.name for one in composed):
-        first, *others = (one for one in composed if one.prepared.annotations.name == name)
-        for other in others:
-            for metric, p in compare(first.outcome, other.outcome).items():
-                if p is not None:
-                    found.append({"benchmark": name, "metric": metric, "of": [first.method, other.method], "p": p})
-    return found
-
-
-def write(out: Path, measured: Sequence[Measured], depth: int) -> list[Path]:
-    """Write scores (Parquet, JSON, Markdown, LaTeX), predictions (Parquet) and the test servers' files.
-
-    Returns:
-        The files.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    table = rows(measured)
-    write_table(out / "scores.parquet", scores_table(table), SCORES)
-    ties = {f"{one.prepared.annotations.name}/{one.method}": one.outcome.ties for one in measured}
-    write_json(out / "scores.json", {"scores": table, "ties": ties, "paired": paired(measured)})
-    write_text(out / "scores.md", markdown(table))
-    write_text(out / "scores.tex", latex(table))
-    shown = [replace(one, answers=tuple(cut(answer, depth) for answer in one.answers)) for one in measured]
-    predictions = [predictions_table(one.method, one.prepared.benchmark, None, one.answers) for one in shown]
-    write_table(out / "predictions.parquet", pa.concat_tables(predictions), PREDICTIONS)
-    files = [out / name for name in ("scores.parquet", "scores.json", "scores.md", "scores.tex", "predictions.parquet")]
-    for one in measured:
-        annotations = one.prepared.annotations
-        if annotations.name in FILES and not annotations.metrics and one.method.endswith(COMPOSED):
-            ranked = {answer.query.query_id: answer.ranked for answer in one.answers}
-            files += write_submission(out / "submissions" / one.method, annotations, ranked)
-    return files
-
-
-def cut(answer: Answer, depth: int) -> Answer:
-    """An answer's first images."""
-    return replace(answer, ranked=answer.ranked[:depth], scores=answer.scores[:depth])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def grid(table: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Per benchmark: a title with split and protocol, the methods, and a line of cells per metric."""
-    found = []
-    for name in dict.fromkeys(str(row["benchmark"]) for row in table):
-        mine = [row for row in table if row["benchmark"] == name]
-        methods = list(dict.fromkeys(str(row["method"]) for row in mine))
-        cells = {(row["metric"], row["method"]): row for row in mine}
-        lines = []
-        for metric in dict.fromkeys(str(row["metric"]) for row in mine):
-            given = [cells[metric, method] for method in methods]
-            lines.append([metric, *(f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in given)])
-        found.append((f"{name} {mine[0]['split']}, {mine[0]['protocol']}", methods, lines))
-    return found
-
-
-def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown table per benchmark: percent, with 95 % intervals."""
-    parts = []
-    for title, methods, lines in grid(table):
-        head = ["metric", *methods]
-        body = [head, ["---", *("---:" for _ in methods)], *lines]
-        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in body) + "\n")
-    return "\n".join(parts)
-
-
-def latex(table: Sequence[Mapping[str, Any]]) -> str:
-    """One LaTeX tabular (booktabs) per benchmark."""
-    parts = []
-    for title, methods, lines in grid(table):
-        body = [" & ".join(map(_escaped, line)) + r" \\" for line in (["metric", *methods], *lines)]
-        top, *rest = body
-        whole = [rf"% {title}", rf"\begin{{tabular}}{{l{'r' * len(methods)}}}", r"\toprule", top, r"\midrule", *rest]
-        parts.append("\n".join([*whole, r"\bottomrule", r"\end{tabular}", ""]))
-    return "\n".join(parts)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+                job = Job(one, seen, encoder, names.index(label), names, depth, advance)
+                result.encoded.append(job.encode(dtype, resources))
+                result.measured.extend(job.baselines(baselines))
+                result.measured.extend(job.texts(texts, weight) if texts else [job.composed()])
+            result.cut[label] = encoder.truncations
+    return result

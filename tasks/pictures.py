@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from data.benchmarks import Benchmark
 from data.config import Resources
 from data.images import BadImage
+from data.keys import digest
 from models.encoders import Encoder
 
 HalfFloats = npt.NDArray[np.float16]
@@ -28,11 +29,22 @@ DISK_SHARE = 0.5
 
 
 class Batch(NamedTuple):
-    """Neighbouring images, from place `start` of `Pictures.ids` on."""
+    """Images by their places in `Pictures.ids`, ascending."""
 
-    start: int
+    places: list[int]
     vision: Tensor
     """(B, P, W), on the encoder's device, in its tower's type, rounded to half precision."""
+
+
+def image_ids(benchmark: Benchmark) -> list[str]:
+    """Gallery and references, each once, the gallery first."""
+    return list(dict.fromkeys([*benchmark.gallery, *(query.reference_id for query in benchmark.queries)]))
+
+
+def images_digest(benchmark: Benchmark) -> str:
+    """Identity of a benchmark's images, their ids and their files, whatever is asked about them."""
+    files = benchmark.images or benchmark.digest
+    return digest([benchmark.name, benchmark.split, files, image_ids(benchmark)])
 
 
 class Pictures:
@@ -47,8 +59,9 @@ class Pictures:
     def __init__(self, benchmark: Benchmark, folder: Path, resources: Resources) -> None:
         """Take the features that an interrupted run left in `folder`, if any."""
         self.benchmark = benchmark
-        self.ids = list(dict.fromkeys([*benchmark.gallery, *(query.reference_id for query in benchmark.queries)]))
+        self.ids = image_ids(benchmark)
         self.place = {image: place for place, image in enumerate(self.ids)}
+        self.references = np.array([self.place[query.reference_id] for query in benchmark.queries], dtype=np.intp)
         self.batch = resources.batch_size
         self.workers = resources.workers
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,25 +72,36 @@ class Pictures:
         """Files of stored features, one per distinct vision tower."""
         return sorted(self._folder.glob("tower-*.npy"))
 
-    def batches(self, encoder: Encoder) -> Iterator[Batch]:
-        """The features of all images in the order of `ids`, the gallery first.
+    def batches(self, encoder: Encoder, only: Sequence[int] | None = None) -> Iterator[Batch]:
+        """The features of all images in the order of `ids`, the gallery first, or only of some places.
 
         Raises:
             data.images.BadImage: naming the benchmark's image that cannot be read.
             ValueError: if features are not finite in half precision.
         """
-        first = self._see(encoder, 0, encoder.pixels(self._load(0)))
-        like = first.vision
+        start = list(range(len(self.ids)))[: self.batch]
+        first = self._see(encoder, start, encoder.pixels(self._load(start)))
+        stored = self._stored(first.vision)
+        wanted = range(len(self.ids)) if only is None else only
+        chunks = [list(wanted[at : at + self.batch]) for at in range(0, len(wanted), self.batch)]
+        if stored is not None:
+            for places in chunks:
+                yield Batch(places, torch.from_numpy(stored[places]).to(first.vision))
+        elif only is None:
+            yield from self._computed(encoder, first, chunks[1:])
+        else:
+            yield from (self._see(encoder, places, pixels) for places, pixels in self._prepared(encoder, chunks))
+
+    def _stored(self, like: Tensor) -> HalfFloats | None:
+        """The stored features of the tower that sees the first images like this, if there are any."""
         for path in self.towers:
             stored: HalfFloats = np.load(path, mmap_mode="r")
             whole = stored.shape == (len(self.ids), *like.shape[1:])
             if whole and np.array_equal(stored[: len(like)], _half(like)):
-                for start in range(0, len(stored), self.batch):
-                    yield Batch(start, torch.from_numpy(stored[start : start + self.batch].copy()).to(like))
-                return
-        yield from self._computed(encoder, first)
+                return stored
+        return None
 
-    def _computed(self, encoder: Encoder, first: Batch) -> Iterator[Batch]:
+    def _computed(self, encoder: Encoder, first: Batch, chunks: list[list[int]]) -> Iterator[Batch]:
         """All batches from the tower itself, stored on the way if there is room."""
         shape = (len(self.ids), *first.vision.shape[1:])
         target = self._folder / f"tower-{len(self.towers)}.npy"
@@ -86,42 +110,42 @@ class Pictures:
         store: HalfFloats | None = None
         if 2 * math.prod(shape) < DISK_SHARE * shutil.disk_usage(self._folder).free:
             store = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
-        rest = (self._see(encoder, start, pixels) for start, pixels in self._prepared(encoder))
+        rest = (self._see(encoder, places, pixels) for places, pixels in self._prepared(encoder, chunks))
         for batch in chain([first], rest):
             if store is not None:
-                store[batch.start : batch.start + self.batch] = _half(batch.vision)
+                store[batch.places] = _half(batch.vision)
             yield batch
         if store is not None:
             del store  # flushes
             os.replace(part, target)
 
-    def _prepared(self, encoder: Encoder) -> Iterator[tuple[int, Tensor]]:
-        """Pixels of all batches but the first, prepared by threads while the tower works on an earlier one."""
+    def _prepared(self, encoder: Encoder, chunks: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Pixels of some batches, prepared by threads while the tower works on an earlier one."""
         with ThreadPoolExecutor(self.workers) as pool:
-            ahead: deque[tuple[int, Future[Tensor]]] = deque()
-            for start in range(self.batch, len(self.ids), self.batch):
-                ahead.append((start, pool.submit(lambda at: encoder.pixels(self._load(at)), start)))
+            ahead: deque[tuple[list[int], Future[Tensor]]] = deque()
+            for places in chunks:
+                ahead.append((places, pool.submit(lambda those: encoder.pixels(self._load(those)), places)))
                 if len(ahead) > self.workers:
-                    at, pixels = ahead.popleft()
-                    yield at, pixels.result()
-            for at, pixels in ahead:
-                yield at, pixels.result()
+                    those, pixels = ahead.popleft()
+                    yield those, pixels.result()
+            for those, pixels in ahead:
+                yield those, pixels.result()
 
-    def _see(self, encoder: Encoder, start: int, pixels: Tensor) -> Batch:
+    def _see(self, encoder: Encoder, places: list[int], pixels: Tensor) -> Batch:
         """Run the tower over one batch. The features are rounded as if they had been stored."""
         vision = encoder.vision_of(pixels)
         half = vision.to(torch.float16)
         if not bool(torch.isfinite(half).all()):
-            ids = self.ids[start : start + self.batch]
+            ids = [self.ids[place] for place in places]
             raise ValueError(
                 f"benchmark {self.benchmark.name!r}: the vision tower's features of images {ids[0]!r} to {ids[-1]!r}"
                 f" are not finite in half precision; greatest value {float(vision.abs().max()):g}"
             )
-        return Batch(start, half.to(vision.dtype))
+        return Batch(places, half.to(vision.dtype))
 
-    def _load(self, start: int) -> list[Image.Image]:
+    def _load(self, places: list[int]) -> list[Image.Image]:
         images = []
-        for image_id in self.ids[start : start + self.batch]:
+        for image_id in (self.ids[place] for place in places):
             try:
                 images.append(self.benchmark.load_image(image_id))
             except BadImage as error:

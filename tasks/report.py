@@ -49,7 +49,7 @@ def report(
     total, shown = cards(triplets, images, config.triplets, config.thumbnail, config.seed)
     measured = [] if scores is None else read_table(scores.file("scores.parquet"), SCORES).to_pylist()
     tables = score_tables(measured)
-    page = _template().render(
+    page = template("report.html.j2").render(
         recipe=shown[0].row["recipe"] if shown else triplets.stage,
         facts=_facts(stages, tokens, shown),
         headlines=headlines(measured),
@@ -72,9 +72,10 @@ def report(
     )
 
 
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page of this folder; what it is filled with is text unless it says otherwise."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _facts(stages: list[Artifact], tokens: Artifact | None, shown: list[Card]) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import base64
 import io
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import Image
 
 from data.artifact import Artifact
 from data.images import BadImage
@@ -109,16 +110,21 @@ def thumbnails(images: Artifact, wanted: Iterable[str], side: int) -> dict[str, 
 
 def thumbnail(images: Artifact, image_id: str, uri: str, side: int) -> Thumbnail:
     """A picture of at most side x side pixels; one that vanished or broke since it was ingested gives its problem."""
+    return packed(image_id, lambda: open_image(images, uri), side)
+
+
+def packed(image_id: str, load: Callable[[], Image.Image], side: int) -> Thumbnail:
+    """A picture of at most side x side pixels from whatever opens it, or why there is none."""
     try:
-        picture = open_image(images, uri)
+        picture = load()
     except BadImage as error:
         return Thumbnail(image_id, problem=f"the image file cannot be shown: {error.reason}")
     except OSError as error:
         return Thumbnail(image_id, problem=f"the image file cannot be read: {error.strerror or type(error).__name__}")
     picture.thumbnail((side, side))
-    packed = io.BytesIO()
-    picture.save(packed, "WEBP", quality=QUALITY)
-    data = base64.b64encode(packed.getvalue()).decode("ascii")
+    written = io.BytesIO()
+    picture.save(written, "WEBP", quality=QUALITY)
+    data = base64.b64encode(written.getvalue()).decode("ascii")
     return Thumbnail(image_id, *picture.size, uri=f"data:image/webp;base64,{data}")
 
 

@@ -68,6 +68,8 @@ class Benchmark:
     """RGB image of a gallery or reference id; raises `data.images.BadImage`."""
     digest: str
     """Changes whenever a query, the gallery, an image or the protocol does."""
+    images: str = ""
+    """Fingerprint of the image files, whatever is asked about them; empty where only `digest` tells of the images."""
 
     def __post_init__(self) -> None:
         where = f"benchmark {self.name!r} ({self.split})"

@@ -16,6 +16,7 @@ from data.tiny_layouts import write_layouts
 from flows.__main__ import app
 from flows.evaluate import label, split_choices
 from tests.models.tiny_blip2 import tiny_checkpoint
+from tests.tasks.scripted_generate import small_model, use_scripted_backend
 
 FOUR = "cirr,circo,fashioniq,genecis"
 
@@ -123,6 +124,48 @@ def test_a_deleted_image_stops_or_is_counted(
     assert int(lost["lost_queries"]) >= 1
     assert lost["lost_gallery_images"] == "1"
     assert rows[0]["queries"] + int(lost["lost_queries"]) == len(cirr.read("val", root).queries)
+
+
+@pytest.mark.slow
+def test_joint_inference_and_cached_features(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_scripted_backend()
+    out, home = tmp_path / "out", tmp_path / "home"
+    words = (checkpoint, "--benchmark", "circo,genecis", "--root", world, "--out", out, "--no-baselines")
+    joint = ("--target-texts", small_model(tmp_path / "writer"), "--backend", "scripted", "--weight", "0.25")
+    code, told, wrong = run(monkeypatch, home, *words, *joint)
+    queries = len(circo.read("val", world).queries) + len(genecis.read("val", world).queries)
+    assert code == 0
+    assert f"{queries} requests, 0 known before" in wrong
+    assert told.count(" ran ") == 2
+    table = pq.read_table(out / "scores.parquet").cast(SCORES).to_pylist()
+    assert {row["method"] for row in table} == {"target_text", "composed", "joint"}
+    protocol = json.loads(next(row["protocol"] for row in table if row["method"] == "joint"))
+    assert (protocol["weight"], protocol["target_texts"][:7]) == ("0.25", "writer@")
+    content = json.loads((out / "scores.json").read_text())
+    assert {tuple(row["of"]) for row in content["paired"]} == {("joint", "composed"), ("joint", "target_text")}
+    assert content["features"][0]["state"] == "ran"
+    page = (out / "answers.html").read_text()
+    assert "a thing " in page
+    assert page.count("<b>Reference</b>") == min(12, queries - 12) + 12
+    # A second time nothing is asked or encoded.
+    code, told, wrong = run(monkeypatch, home, *words, *joint)
+    assert f"0 requests, {queries} known before" in wrong
+    assert told.count(" cached ") == 2
+    assert pq.read_table(out / "scores.parquet").to_pylist() == table
+    # A model that answers nothing of use stops the run, or leaves no rows of its own.
+    monkeypatch.setenv("SCRIPTED_BAD", "256")
+    other = small_model(tmp_path / "mute")
+    (other / "model.safetensors").write_bytes(b"others")
+    mute = ("--target-texts", other, "--backend", "scripted")
+    code, told, wrong = run(monkeypatch, home, *words, *mute)
+    assert (code, told) == (1, "")
+    assert f"gave no usable target text for {queries} of {queries} queries" in wrong
+    code, _, wrong = run(monkeypatch, home, *words, *mute, "--allow-missing")
+    assert code == 0
+    assert "12 queries of genecis have none, so it has no rows target_text and joint" in wrong
+    assert {row["method"] for row in pq.read_table(out / "scores.parquet").to_pylist()} == {"composed"}
 
 
 def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+"""What an evaluation counts as lost, and which methods it compares."""
+
+from data.benchmarks import Query, cirr
+from data.official import restrict
+from data.presence import Complete
+from data.protocols import Answer
+from tasks.measure import Measured, Prepared
+from tasks.score_tables import paired, rows
+from tests.shared_data import shared_data
+
+
+def prepared() -> Prepared:
+    root = shared_data("annotations")
+    benchmark = cirr.load("val", root=root)
+    return Prepared(restrict(cirr.read("val", root), benchmark), Complete(benchmark))
+
+
+def measured(one: Prepared, kind: str, label: str, hits: int, first: bool = True) -> Measured:
+    """The first `hits` queries are answered right by every metric, the others wrong."""
+
+    def answered(place: int, query: Query) -> Answer:
+        plain = {metric.split("/")[-1]: float(place < hits) for metric in one.annotations.metrics}
+        return Answer(query, (), (), plain, tied=False)
+
+    answers = tuple(answered(place, query) for place, query in enumerate(one.benchmark.queries))
+    return Measured(one, label, kind, f"{label}/{kind}", answers, {"weight": "0.5"} if kind == "joint" else {}, first)
+
+
+def test_queries_without_a_text_are_lost_and_counted() -> None:
+    whole = prepared()
+    texts = {query.query_id: "a text" for query in whole.benchmark.queries[3:]}
+    kept = whole.kept(texts)
+    assert kept == list(range(3, 4181))
+    some = whole.only(kept)
+    assert len(some.annotations.queries) == len(some.benchmark.queries) == 4178
+    assert some.protocol["queries_without_target_text"] == "3"
+    assert "queries_without_target_text" not in whole.protocol
+    assert whole.only(list(range(4181))) is whole
+    row = next(row for row in rows([measured(some, "joint", "a", 4178 // 2)]) if row["metric"] == "recall@1")
+    assert (row["value"], row["queries"]) == (50.0, 4178)
+    assert '"queries_without_target_text":"3"' in row["protocol"]
+    assert '"weight":"0.5"' in row["protocol"]
+
+
+def test_what_is_compared() -> None:
+    one = prepared()
+    less = one.only(list(range(3, 4181)))
+    found = paired(
+        [
+            measured(one, "image_only", "a", 5),
+            measured(one, "target_text", "a", 10),
+            measured(one, "composed", "a", 1000),
+            measured(one, "joint", "a", 1000),
+            measured(one, "composed", "b", 2000, first=False),
+            measured(less, "joint", "b", 2000, first=False),  # of other queries
+        ]
+    )
+    tests = {tuple(test["of"]): test["p"] for test in found if test["metric"] == "recall@1"}
+    assert set(tests) == {("a/composed", "b/composed"), ("a/joint", "a/target_text"), ("a/joint", "a/composed")}
+    assert tests["a/joint", "a/composed"] == 1.0  # the same answers
+    assert tests["a/composed", "b/composed"] < 0.01  # 1,000 more hits of 4,181
