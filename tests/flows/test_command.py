@@ -1,0 +1,189 @@
+"""The command as a user starts it: a process of its own, with a Prefect server of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.__main__ import app
+from flows.execute import checked
+from flows.overrides import ConfigError
+from flows.recipe import load_recipe, recipe_names
+from flows.server import settle_environment
+from tasks.runs import load_run, recorded_runs
+from tests.flows.toy import RECIPE
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def wait_until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def servers_of(parent: int) -> list[int]:
+    """Process ids of the Prefect servers that a command has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it ended meanwhile
+            continue
+        if "flows.server" in words and str(parent) in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+class Commands:
+    """Starts the toy command; whatever still runs in the end is killed."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, gate: Path | None = None) -> "subprocess.Popen[str]":
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.flows.toy_command", *arguments],
+            cwd=ROOT,
+            env=environment | ({"TOY_GATE": str(gate)} if gate else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def commands() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    for process in commands.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def states() -> list[str]:
+    return [row.state for row in load_run(recorded_runs()[-1]).stages]
+
+
+@pytest.mark.slow
+def test_killed_stopped_finished_and_found_again(commands: Commands, store: Path) -> None:
+    part = "partial/count/*/part-2"
+    killed = commands.start(gate=store / "gate")
+    wait_until(lambda: list(store.glob(part)))
+    server = servers_of(killed.pid)
+    assert len(server) == 1
+    killed.kill()
+    killed.wait(60)
+    wait_until(lambda: not Path(f"/proc/{server[0]}").exists())  # nothing outlives the command
+    assert states() == ["interrupted", "pending", "pending"]
+
+    stopped = commands.start(gate=store / "gate")
+    wait_until(lambda: len(recorded_runs()) == 2 and states()[0] == "running")
+    stopped.send_signal(signal.SIGTERM)
+    _, err = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130
+    assert "interrupted in stage 'count'; run the same command again: it continues" in err
+    assert states() == ["interrupted", "pending", "pending"]
+
+    code, out, err = commands.run()
+    assert (code, states()) == (0, ["ran", "ran", "ran"])
+    calls = next(store.glob("store/count/*/calls")).read_text().split()
+    assert calls[:3] == list("012")  # made once, by the first command
+    assert sorted(set(calls)) == list("0123456789")
+    assert "recall@1" in out
+    assert out.splitlines()[-1].startswith("report: ")
+    assert err.splitlines()[0].startswith("count: ran, 10 rows in, 5 kept, 5 dropped (even 5), 10 written, ")
+    assert len(err.splitlines()) == 3  # one line per stage, and none of Prefect's
+
+    code, out, err = commands.run()
+    assert (code, states()) == (0, ["cached", "cached", "cached"])
+    assert [line.split(",")[0] for line in err.splitlines()] == ["count: cached", "double: cached", "score: cached"]
+
+
+@pytest.mark.slow
+def test_failure_ends_with_one_message_and_all_mistakes_come_before_work(commands: Commands, store: Path) -> None:
+    code, out, err = commands.run("count.explode=true")
+    assert code == 1
+    folder = store / "runs" / recorded_runs()[-1]
+    assert err.splitlines()[1:] == [
+        "error: stage 'count' failed: found 10 numbers, expected none; use fewer",
+        f"(full traceback: {folder / 'log.jsonl'})",
+    ]
+    assert "Traceback" not in out
+    assert "Traceback" in (folder / "log.jsonl").read_text()
+
+    code, out, err = commands.run("cuont.upto=3", "double.factor=0", "--rerun", "scroe")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "error: cuont.upto: there is no stage or field 'cuont'; did you mean 'count'?",
+        "error: double.factor: input should be greater than 0, got '0'",
+        "error: no stage 'scroe' to rerun; did you mean 'score'?",
+    ]
+    assert len(recorded_runs()) == 1
+
+
+def test_all_mistakes_are_found_together() -> None:
+    with pytest.raises(ConfigError) as info:
+        checked(RECIPE, ["count.upto=x", "factor=3"], rerun=["score"], until="duoble")
+    assert [problem.split(":")[0] for problem in info.value.problems] == [
+        "factor",
+        "count.upto",
+        "no stage 'duoble' to stop after; did you mean 'double'?",
+    ]
+
+
+def test_mistyped_recipe_gets_a_suggestion_without_a_server(store: Path) -> None:
+    result = CliRunner().invoke(app, ["run", "mra_cri"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: no recipe 'mra_cri'; did you mean 'mra_cir'?\n"
+    assert not (store / "prefect").exists()
+    with pytest.raises(LookupError, match="did you mean 'tiny_models'"):
+        load_recipe("tiny-model")
+
+
+def test_recipes_are_the_files_that_define_one() -> None:
+    assert {"mra_cir", "tiny_models"} <= set(recipe_names())
+    assert not {"recipe", "__main__", "status"} & set(recipe_names())
+
+
+def test_demo_takes_the_defaults() -> None:
+    recipe = load_recipe("mra_cir")
+    assert recipe.name == "mra_cir"
+    assert recipe.stage_names == ["ingest", "encode", "rank", "sample", "generate", "train", "evaluate", "report"]
+    config = checked(recipe, [], [], None)
+    assert config == recipe.config()
+    listed = CliRunner().invoke(app, ["run", "mra_cir", "--fields"])
+    assert "sample.low=51\nsample.high=60\n" in listed.stdout
+    assert checked(recipe, listed.stdout.splitlines(), [], None) == config
+
+
+def test_prefect_stays_quiet_and_at_home_unless_the_user_says_otherwise(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT_") or name == "DO_NOT_TRACK"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
+    settled: dict[str, str] = dict(os.environ)
+    monkeypatch.setattr(os, "environ", settled)
+    settle_environment()
+    assert settled["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert settled["DO_NOT_TRACK"] == "1"
+    assert settled["PREFECT_HOME"] == str(store / "prefect")
+    assert settled["PREFECT_LOGGING_LEVEL"] == "DEBUG"
