@@ -104,7 +104,7 @@ def pretrain(out: Path, config: PretrainConfig) -> Counts:
                 texts = encoder.text_tokens([caption(scene, rng) for scene in scenes]).tokens[:, 0]
             loss = image_text_contrast(images.float(), texts.float(), encoder.temperature)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
             optimiser.step()
             with torch.no_grad():

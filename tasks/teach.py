@@ -149,7 +149,7 @@ def see(out: Path, config: SeeConfig) -> Counts:
                 each = nn.functional.cross_entropy(one.float().flatten(0, 1), cells[..., k].flatten(), reduction="none")
                 loss = loss + (each * weight.flatten()).sum() / weight.sum()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
             optimiser.step()
             guessed = torch.stack([one.argmax(-1) for one in logits], -1)
