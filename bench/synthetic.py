@@ -5,6 +5,7 @@ learn to; "scattered" ones are bags of objects in any order, so that no slot of 
 another.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -20,15 +21,20 @@ CHUNK = 1024
 
 def synthetic(count: int, tokens: int, dim: int, kind: Kind, seed: int = 0) -> npt.NDArray[np.float16]:
     """(count, tokens, dim) float16, L2-normalised; a larger count keeps the first images as they are."""
-    draw = _aligned if kind == "aligned" else _scattered
-    world = np.random.default_rng([seed, 0])
-    make = draw(tokens, dim, world)
     result = np.empty((count, tokens, dim), dtype=np.float16)
+    for start, part in zip(range(0, count, CHUNK), chunks(count, tokens, dim, kind, seed), strict=True):
+        result[start : start + CHUNK] = part
+    return result
+
+
+def chunks(count: int, tokens: int, dim: int, kind: Kind, seed: int = 0) -> Iterator[npt.NDArray[np.float16]]:
+    """The same, CHUNK images at a time, the last part with what is left."""
+    draw = _aligned if kind == "aligned" else _scattered
+    make = draw(tokens, dim, np.random.default_rng([seed, 0]))
     for start in range(0, count, CHUNK):
         values = make(np.random.default_rng([seed, 1, start]))
         values /= np.linalg.norm(values, axis=-1, keepdims=True)
-        result[start : start + CHUNK] = values[: count - start]
-    return result
+        yield values[: count - start].astype(np.float16)
 
 
 class _aligned:  # noqa: N801  (both are used as functions that keep their world)
