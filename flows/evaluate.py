@@ -12,8 +12,7 @@ from data.presence import MissingImages
 from data.submissions import FILES
 from flows.score import parse_choices
 from flows.tables import console
-from models.baselines import BASELINES
-from tasks.measure import Encoded, Prepared, measure, prepare
+from tasks.measure import BASELINE_METHODS, Encoded, Prepared, measure, prepare
 from tasks.score import check_names
 from tasks.score_tables import grid, rows, write
 from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, write_target_texts
@@ -56,7 +55,7 @@ def evaluate(
         if split == "test" and depth < 50 and any(name in FILES for name in names):
             raise ValueError(f"submission files hold 50 images per query, so --depth {depth} is too few")
         texts = write_texts(prepared, target_texts, backend, allow_missing, out, resources)
-        found = measure(prepared, labels, BASELINES if baselines else (), depth, resources, texts, weight)
+        found = measure(prepared, labels, BASELINE_METHODS if baselines else (), depth, resources, texts, weight)
         files = write(out, found, depth)
         if examples:
             from tasks.report_answers import write_page

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ def _verify_parts(source: Source, out: Path, parts: Path, facts: Mapping[str, An
         while batch := list(islice(items, PART)):
             path = parts / f"{len(paths):07d}.parquet"
             if not _holds(path, batch):
+                _refuse_repeats(batch)  # two threads would write one file
                 rows = []
                 places = range(len(paths) * PART, len(paths) * PART + len(batch))
                 for row in pool.map(partial(_verify, out), batch, places):
@@ -200,6 +201,13 @@ def _verify(out: Path, item: Item, place: int) -> dict[str, Any]:
 def _file_name(image_id: str) -> str:
     """The id where it is a plain file name, else a digest of it."""
     return image_id if _PLAIN_NAME.fullmatch(image_id) else sha256(image_id.encode()).hexdigest()[:32]
+
+
+def _refuse_repeats(batch: list[Item]) -> None:
+    ids = [item.image_id for item in batch if item.refused is None]
+    for before, after in pairwise(ids):
+        if after <= before:
+            raise ValueError(f"the source gave image {after!r} after {before!r}; ids must rise")
 
 
 def _store(path: Path, content: bytes) -> None:

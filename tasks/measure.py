@@ -15,12 +15,14 @@ from data.presence import Complete, check_images
 from data.progress import progress
 from data.protocols import Answer
 from data.scoring import Outcome
-from models.baselines import Baseline
+from models.baselines import BASELINES, Baseline
 from models.encoders import load_encoder
 from tasks.store import home
 from tasks.target_texts import TargetTexts
 
 COMPOSED, TARGET_TEXT, JOINT = "composed", "target_text", "joint"
+
+BASELINE_METHODS: tuple[Baseline, ...] = BASELINES
 
 
 @dataclass(frozen=True)
