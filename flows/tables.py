@@ -54,7 +54,8 @@ def score_tables(scores: Sequence[dict[str, Any]]) -> list[Table]:
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         table.add_column("method", no_wrap=True)
         for metric in metrics:
-            table.add_column(metric.replace("_", " "), justify="right")
+            short = metric.replace("subset_recall", "subset R").replace("recall", "R").replace("map", "mAP")
+            table.add_column(short, justify="right")
         for method in methods:
             found = [values.get((method, metric)) for metric in metrics]
             seeds = max((row["seeds"] for row in found if row), default=1)
