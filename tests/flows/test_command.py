@@ -107,7 +107,7 @@ def test_killed_stopped_finished_and_found_again(commands: Commands, store: Path
     calls = next(store.glob("store/count/*/calls")).read_text().split()
     assert calls[:3] == list("012")  # made once, by the first command
     assert sorted(set(calls)) == list("0123456789")
-    assert "recall@1" in out
+    assert "R@1" in out
     assert out.splitlines()[-1].startswith("report: ")
     assert err.splitlines()[0].startswith("count: ran, 10 rows in, 5 kept, 5 dropped (even 5), 10 written, ")
     assert len(err.splitlines()) == 3  # one line per stage, and none of Prefect's
