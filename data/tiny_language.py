@@ -28,6 +28,7 @@ from data.tiny_world import (
     fits,
     look,
     look_of,
+    paired,
 )
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
@@ -103,9 +104,11 @@ def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
-    """Describe everything in `scene`, things in reading order."""
-    things = _listed([_a(_noun(thing, tuple(DOMAIN), rng)) for thing in scene.things])
+def caption(scene: Scene, rng: random.Random, before: Scene | None = None) -> str:
+    """Describe everything in `scene`, things in reading order; with `before`, in the order in which that scene's things
+    became these, new ones last."""
+    ordered = [new for _, new in paired(before, scene) if new is not None] if before else scene.things
+    things = _listed([_a(_noun(thing, tuple(DOMAIN), rng)) for thing in ordered])
     return rng.choice(CAPTIONS).format(things=things, background=scene.background)
 
 

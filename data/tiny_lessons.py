@@ -170,7 +170,10 @@ def _target_text(rng: random.Random) -> Lesson:
     scene, target, edits = twins(rng, 1 if rng.random() < 0.75 else 2)
     text = language.modification(edits, scene, rng, rng.choice(language.STYLES))
     return Lesson(
-        "mvft_ji/target_text", (scene,), {"modification": text}, {"target_text": language.caption(target, rng)}
+        "mvft_ji/target_text",
+        (scene,),
+        {"modification": text},
+        {"target_text": language.caption(target, rng, before=scene)},
     )
 
 
@@ -183,7 +186,7 @@ def _instruction(rng: random.Random) -> Lesson:
             break
     answer = {
         "instruction": language.modification([edit], scene, rng, rng.choice(language.STYLES)),
-        "modified_caption": language.caption(target, rng),
+        "modified_caption": language.caption(target, rng, before=scene),
     }
     fields = {"edit_type": kind, "caption": language.caption(scene, rng)}
     return Lesson("instruct_cir/instruction", (), fields, answer, scene)

@@ -57,8 +57,8 @@ HELD_OUT = frozenset(
 IMAGE_SIZE = 96
 MAX_THINGS = 3
 FAMILY = 160  # images of a pool that are edits of one prototype, so that a rank window of [51, 60] lies inside a family
-# A thing left without a partner costs more than half of the five attributes two partners can differ in: things are
-# paired when they can be.
+# A thing left without a partner costs more than half of the five attributes two partners can differ in: things that
+# differ in so many are no partners.
 UNMATCHED = 3
 
 
@@ -286,35 +286,44 @@ def holds(edit: Edit, reference: Scene, target: Scene) -> bool:
     return min(pattern.distance(target) for pattern in patterns) < scene_distance(reference, target)
 
 
-def difference(reference: Scene, target: Scene) -> list[Edit]:
-    """List the changes that lead from `reference` to `target`, at most one per attribute of paired things.
+def _changed(x: Thing | None, y: Thing | None) -> int:
+    if x is None or y is None:
+        return UNMATCHED if x is not y else 0
+    return sum(getattr(x, name) != getattr(y, name) for name in DOMAIN)
 
-    Things are paired so that the least changes; a pair that differs in three attributes or more is a removal and an
-    addition.
+
+def paired(reference: Scene, target: Scene) -> list[tuple[Thing | None, Thing | None]]:
+    """Pair the things of two scenes so that the least changes: (old, new), in the order of the reference, None for
+    no partner.
+
+    Things that differ in three attributes or more are no pair.
     """
     a, b = reference.things, target.things
     size = max(len(a), len(b))
     padded_a, padded_b = [*a, *[None] * (size - len(a))], [*b, *[None] * (size - len(b))]
-
-    def cost(x: Thing | None, y: Thing | None) -> int:
-        if x is None or y is None:
-            return UNMATCHED if x is not y else 0
-        return sum(getattr(x, name) != getattr(y, name) for name in DOMAIN)
-
     order = min(
-        itertools.permutations(range(size)),
-        key=lambda p: sum(cost(padded_a[i], padded_b[j]) for i, j in enumerate(p)),
+        itertools.permutations(padded_b), key=lambda p: sum(_changed(x, y) for x, y in zip(padded_a, p, strict=True))
     )
+    pairs = list(zip(padded_a, order, strict=True))
+    result: list[tuple[Thing | None, Thing | None]] = []
+    for x, y in pairs:
+        near = _changed(x, y) < UNMATCHED
+        result += [(x, y)] if near else [(x, None)] if x else []
+    return [*result, *((None, y) for x, y in pairs if y is not None and _changed(x, y) >= UNMATCHED)]
+
+
+def difference(reference: Scene, target: Scene) -> list[Edit]:
+    """List the changes that lead from `reference` to `target`: at most one per attribute of `paired` things, then
+    removals and additions."""
     edits: list[Edit] = []
     removed: list[Edit] = []
     added: list[Edit] = []
-    for i, j in enumerate(order):
-        x, y = padded_a[i], padded_b[j]
-        if x is not None and (y is None or cost(x, y) >= 3):
-            removed.append(Edit("removal", look_of(x)))
-        if y is not None and (x is None or cost(x, y) >= 3):
+    for x, y in paired(reference, target):
+        if x is None and y is not None:
             added.append(Edit("addition", added=look_of(y)))
-        if x is not None and y is not None and cost(x, y) < 3:
+        elif x is not None and y is None:
+            removed.append(Edit("removal", look_of(x)))
+        elif x is not None and y is not None:
             for name in DOMAIN:
                 if getattr(x, name) != getattr(y, name):
                     edits.append(Edit(name, look_of(x), look(**{name: getattr(y, name)})))
