@@ -9,6 +9,7 @@ from flows.execute import execute, list_fields
 from flows.explain import explain
 from flows.score import score
 from flows.status import status
+from flows.store_commands import store
 
 app = typer.Typer(
     help="From a folder of unlabelled images to a trained zero-shot composed image retriever.\n\n"
@@ -64,6 +65,7 @@ app.command()(status)
 app.command()(explain)
 app.command()(score)
 app.command()(evaluate)
+app.add_typer(store, name="store")
 
 if __name__ == "__main__":
     app(prog_name="python -m flows")

@@ -17,7 +17,7 @@ from data.keys import digest
 from data.progress import reporting_to
 from tasks.locks import hold
 from tasks.runs import ActiveRun, StageRecord, current_run
-from tasks.store import Slot, home
+from tasks.store import Slot, faults, gate, home
 
 P = ParamSpec("P")
 Facts = Callable[..., Mapping[str, Any]]
@@ -146,7 +146,8 @@ class Stage(Generic[P]):
         )
         slot = Slot(home(), self.name, digest(material))
         if run is not None and row is not None:
-            run.identify(row, slot.key, material)
+            with gate(slot.home):
+                run.identify(row, slot.key, material)
         contents = {name: source.content for name, source in call.inputs.items()}
         force = self._why_forced(call, run)
         before = slot.making()
@@ -174,6 +175,7 @@ class Stage(Generic[P]):
         return f"{', '.join(anew)} was made anew by --rerun" if anew else None
 
     def _work(self, slot: Slot, call: _Call, facts: dict[str, Any], contents: dict[str, str], fresh: bool) -> None:
+        _refuse_damaged(call.inputs)
         out = slot.prepare(contents, fresh)
         run = current_run()
         more = {"facts": facts} if self._takes_facts else {}
@@ -210,6 +212,23 @@ def stage(version: int = 1, facts: Facts | None = None) -> Callable[[Callable[Co
             parameter `facts` is given it.
     """
     return lambda fn: Stage(fn, version, facts)
+
+
+def _refuse_damaged(inputs: Mapping[str, Artifact]) -> None:
+    """Read and digest what a stage is about to work from: seconds beside its work, and no damage spreads."""
+    for name, source in inputs.items():
+        found = faults(source.path)
+        if not found:
+            continue
+        slot = Slot(home(), source.stage, source.key)
+        if slot.sealed == source.path:
+            with hold(slot.lock, waiting=lambda holder: None):
+                if faults(source.path):  # nobody made it anew meanwhile
+                    slot.discard_sealed()
+        raise ValueError(
+            f"{name}, made by {source.stage}, was damaged after it was sealed: {'; '.join(found[:3])}. It was taken out"
+            " of the store; run the same command again, and it is made anew"
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,6 +4,8 @@
     partial/<stage>/<key>/    unfinished ones, which survive a kill; <key>.json beside says what they started from
     locks/                    one file per key
     ledger/                   answers of language models, by request
+    features/, towers/        features of images, by the bytes of the image and the network
+    pins/                     what is never collected
     runs/<run>/               run.json, log.jsonl, messages.log
 
 Nothing in it names a place of the machine: the folder may be moved.
@@ -14,21 +16,28 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.artifact import MANIFEST, TEMPORARY, Artifact, read_manifest, sync, write_json
-from data.keys import digest
+from data.keys import digest, file_digest
+from tasks.locks import hold
 
 _ROOT = Path(__file__).resolve().parents[1]
-_KEY_DIGITS = 20  # 80 bits name a folder; the manifest has the whole key and is compared
-_DECIDING = ("stage", "version", "config", "facts", "inputs")
+KEY_DIGITS = 20  # 80 bits name a folder; the manifest has the whole key and is compared
+DECIDING = ("stage", "version", "config", "facts", "inputs")
 
 
 def home() -> Path:
     """The store's place: CIRQUE_HOME, else `.cirque` in the repository."""
     return Path(os.environ.get("CIRQUE_HOME") or _ROOT / ".cirque").absolute()
+
+
+def gate(home: Path) -> AbstractContextManager[None]:
+    """Held for the moment in which a run writes down what it will use, and while unwanted artifacts are removed."""
+    return hold(home / "locks" / "gate.lock", waiting=lambda holder: None)
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,15 @@ class Slot:
 
     @property
     def sealed(self) -> Path:
-        return self.home / "store" / self.stage / self.key[:_KEY_DIGITS]
+        return self.home / "store" / self.stage / self.key[:KEY_DIGITS]
 
     @property
     def partial(self) -> Path:
-        return self.home / "partial" / self.stage / self.key[:_KEY_DIGITS]
+        return self.home / "partial" / self.stage / self.key[:KEY_DIGITS]
 
     @property
     def lock(self) -> Path:
-        return self.home / "locks" / f"{self.stage}-{self.key[:_KEY_DIGITS]}.lock"
+        return self.home / "locks" / f"{self.stage}-{self.key[:KEY_DIGITS]}.lock"
 
     @property
     def _note(self) -> Path:
@@ -99,24 +108,28 @@ class Slot:
         A kill between the two renames leaves the sealed partial folder, which `finish_sealed` then publishes.
         """
         self.sealed.parent.mkdir(parents=True, exist_ok=True)
-        old = _set_aside(self.sealed, self.home)
+        old = move_to_trash(self.sealed, self.home)
         os.rename(self.partial, self.sealed)
         sync(self.sealed.parent)
         self._note.unlink(missing_ok=True)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
 
+    def discard_sealed(self) -> None:
+        """Remove the sealed artifact, if there is one; the caller holds the lock."""
+        discard(self.sealed, self.home)
+
     def _fault(self, folder: Path, contents: Mapping[str, str]) -> str | None:
         try:
             manifest = read_manifest(folder)
         except (FileNotFoundError, ValueError) as error:
             return f"damaged: {error}"
-        missing = sorted({*_DECIDING, "content", "input_contents"} - manifest.keys())
+        missing = sorted({*DECIDING, "content", "input_contents"} - manifest.keys())
         if missing:
             return f"damaged: its manifest has no {', '.join(missing)}"
-        material = {name: manifest[name] for name in _DECIDING}
+        material = {name: manifest[name] for name in DECIDING}
         if manifest["key"] != self.key or digest(material) != self.key:
-            return f"damaged: its manifest holds the key {manifest['key'][:_KEY_DIGITS]}"
+            return f"damaged: its manifest holds the key {manifest['key'][:KEY_DIGITS]}"
         for name, facts in manifest["files"].items():
             path = folder / name
             if not path.is_file():
@@ -131,12 +144,13 @@ class Slot:
 
 def discard(folder: Path, home: Path) -> None:
     """Remove a folder in one step, as others see it."""
-    old = _set_aside(folder, home)
+    old = move_to_trash(folder, home)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _set_aside(folder: Path, home: Path) -> Path | None:
+def move_to_trash(folder: Path, home: Path) -> Path | None:
+    """Take a folder away in one step; where it is now, to be removed, or None if there is none."""
     if not folder.exists():
         return None
     trash = home / "trash"
@@ -153,3 +167,31 @@ def _read_note(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def faults(folder: Path) -> list[str]:
+    """What differs in a sealed folder from what its manifest says, every file read and digested; empty if nothing."""
+    try:
+        manifest = read_manifest(folder)
+        key = digest({name: manifest[name] for name in DECIDING})
+    except (FileNotFoundError, ValueError) as error:
+        return [str(error)]
+    except KeyError as error:
+        return [f"its manifest has no {error.args[0]!r}"]
+    found = []
+    if key != manifest["key"]:
+        found.append(f"its manifest gives the key {key[:KEY_DIGITS]}, and says {manifest['key'][:KEY_DIGITS]}")
+    if digest(manifest["files"]) != manifest.get("content"):
+        found.append("its manifest's list of files is not the one that was sealed")
+    found += [fault for name, facts in manifest["files"].items() if (fault := _file_fault(folder / name, name, facts))]
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found += [f"{name} was added after the sealing" for name in sorted(there - manifest["files"].keys() - {MANIFEST})]
+    return found
+
+
+def _file_fault(path: Path, name: str, facts: dict[str, Any]) -> str | None:
+    if not path.is_file():
+        return f"{name} is missing"
+    if path.stat().st_size != facts["bytes"]:
+        return f"{name} has {path.stat().st_size} bytes, {facts['bytes']} were sealed"
+    return None if file_digest(path) == facts["sha256"] else f"{name} has other bytes than were sealed"
