@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.benchmarks import Benchmark, Query
 from data.keys import digest
-from data.tiny_language import STYLES, modification, read_modification
+from data.tiny_language import TYPED, modification, read_modification
 from data.tiny_world import (
     KINDS,
     Edit,
@@ -79,7 +79,7 @@ def _ask(rng: random.Random, base: Scene, plan: Plan) -> tuple[list[Edit], str] 
         if second is None or second.kind == edit.kind or (edit.background and second.background):
             return None
         edits.append(second)
-    return edits, modification(edits, base, rng, rng.choice(STYLES), held_out=True)
+    return edits, modification(edits, base, rng, rng.choice(TYPED), held_out=True)
 
 
 def _group(rng: random.Random, name: str, plan: Plan) -> tuple[dict[str, Scene], list[_Asked]]:

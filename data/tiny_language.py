@@ -77,7 +77,8 @@ HELD_OUT_PHRASES: dict[str, tuple[str, ...]] = {
     "count": ("now there are {v} {xs}", "it has {v} {xs} now", "put {v} {xs} there"),
     "negation": ("now {x} is not {v}", "make {x} no longer {v}", "{x} becomes anything but {v}"),
 }
-STYLES = ("short", "sentence")
+TYPED = ("short", "sentence")  # as people type into a search box, and as they write
+STYLES = (*TYPED, "concept")  # what stays, a colon, the change
 
 
 # --- Writing ---
@@ -158,11 +159,27 @@ def phrase(edit: Edit, scene: Scene, rng: random.Random, held_out: bool = False)
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
+def _shared(edits: Sequence[Edit], scene: Scene, rng: random.Random) -> str:
+    """Name one thing that no edit touches, else the background, else only the picture."""
+    left = [t for t in scene.things if not any(edit.source is not None and fits(edit.source, t) for edit in edits)]
+    if left:
+        thing = rng.choice(left)
+        return "the same " + _noun(thing, _naming(scene, look_of(thing), rng), rng)
+    if any(edit.background is not None for edit in edits):
+        return "the same picture"
+    return f"the same {scene.background} background"
+
+
 def modification(
     edits: Sequence[Edit], scene: Scene, rng: random.Random, style: str = "short", held_out: bool = False
 ) -> str:
-    """Say several edits as one text; `style` "sentence" begins with a capital and ends with a full stop."""
+    """Say several edits as one text.
+
+    `style` "sentence" begins with a capital and ends with a full stop; "concept" first says what stays, and a colon.
+    """
     text = _listed([phrase(edit, scene, rng, held_out) for edit in edits])
+    if style == "concept":
+        return f"{_shared(edits, scene, rng)}: {text}"
     return text[0].upper() + text[1:] + "." if style == "sentence" else text
 
 
@@ -262,9 +279,17 @@ def read_clause(text: str) -> Edit | None:
     return None
 
 
+_SHARED = re.compile(rf"the same (?:{_NOUN.format('')}|(?:{_VALUES['background']}) background|picture): ")
+
+
 def read_modification(text: str) -> list[Edit] | None:
-    """Read a modification of any style as its edits, or None where any part of it is not of this language."""
+    """Read a modification of any style as its edits, or None where any part of it is not of this language.
+
+    What it says stays is understood and left out.
+    """
     clean = text.strip().removesuffix(".").strip()
+    if shared := _SHARED.match(clean):
+        clean = clean[shared.end() :]
     clean = clean[:1].lower() + clean[1:]
     clauses = re.split(r", (?!not )| and ", clean)
     edits = [read_clause(clause) for clause in clauses]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from data import tiny_language as language
 from data.tiny_world import (
@@ -41,6 +41,8 @@ TASKS = (
     "instruct_cir/instruction",
     "judge",
 )
+SECOND = "_b"  # ends the names of the second, differently built set of prompts
+IN_BOTH_SETS = frozenset(TASKS) - {"judge"}
 ANY = "any"
 RANDOM_SCENES = 100  # a modification must place the target nearer than each of so many random scenes
 
@@ -55,13 +57,15 @@ class Lesson:
         fields: what fills the prompt's placeholders, `style` as the name of a style.
         answer: the fields of the answer, right.
         scene: what the question is about where no image is shown.
+        prompt: the prompt that asks it: the task's, or the one of the second set.
     """
 
     task: str
     scenes: tuple[Scene, ...]
     fields: Mapping[str, str]
     answer: Mapping[str, str]
-    scene: Scene | None = field(default=None)
+    scene: Scene | None = None
+    prompt: str = ""
 
 
 def _scene(rng: random.Random) -> Scene:
@@ -236,9 +240,10 @@ _MAKERS = dict(
 )
 
 
-def lesson(task: str, rng: random.Random) -> Lesson:
-    """Draw one question of `task` with a right answer."""
-    return _MAKERS[task](rng)
+def lesson(task: str, rng: random.Random, second: float = 0.0) -> Lesson:
+    """Draw one question of `task` with a right answer, with probability `second` asked by the second set's prompt."""
+    drawn = _MAKERS[task](rng)
+    return replace(drawn, prompt=task + SECOND if task in IN_BOTH_SETS and rng.random() < second else task)
 
 
 # --- Examination ---

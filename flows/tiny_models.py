@@ -8,7 +8,8 @@ from data.config import Resources, StageConfig
 from flows.recipe import Recipe
 from tasks.examine import ExamineConfig, PublishConfig, examine, publish
 from tasks.pretrain import PretrainConfig, pretrain
-from tasks.teach import SeeConfig, TeachConfig, see, teach
+from tasks.see import SeeConfig, see
+from tasks.teach import TeachConfig, teach
 
 
 class TinyModels(StageConfig):
@@ -34,7 +35,7 @@ def tiny_models(config: TinyModels, rerun: Sequence[str] = (), until: str | None
     with RECIPE.run(config, rerun, until) as run:
         pretrained = pretrain(config.pretrain)
         seen = see(config.see)
-        taught = teach(config.teach, seen)
+        taught = teach(config.teach, seen, resources=config.resources)
         examined = examine(config.examine, taught, resources=config.resources)
         publish(config.publish, pretrained, taught, examined)
     return run.id

@@ -17,8 +17,8 @@ from data.tiny_lessons import twins
 from data.tiny_world import KINDS, Scene, edited, is_held_out, random_edits, random_scene
 from models import tiny
 from models.encoders.blip2 import Blip2Encoder
+from tasks.see import adamw, cosine_lr, drawn
 from tasks.stage import stage
-from tasks.teach import adamw, cosine_lr, drawn
 
 LOOK_ALIKES = 4  # scenes of a batch come in groups that differ by one or two edits
 

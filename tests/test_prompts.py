@@ -1,6 +1,7 @@
 """Prompts are filled strictly, and every shipped one is sound."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,16 @@ def test_a_style_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", prompts.names())
 def test_a_shipped_prompt_shows_the_object_it_asks_for(name: str) -> None:
     prompt = prompts.load(name)
-    start = prompt.text.index("{", prompt.text.index("JSON"))
-    example, _ = json.JSONDecoder().raw_decode(prompt.text[start:])
-    assert tuple(example) == prompt.answer
+    shown = [json.loads(found) for found in re.findall(r'\{"[^{}]*\}', prompt.text)]
+    assert shown
+    assert {tuple(example) for example in shown} == {prompt.answer}
+
+
+@pytest.mark.parametrize("name", [name for name in prompts.names() if name.endswith("_b")])
+def test_both_sets_of_prompts_take_and_give_the_same(name: str) -> None:
+    first, second = prompts.load(name.removesuffix("_b")), prompts.load(name)
+    assert (first.placeholders, first.images, first.answer) == (second.placeholders, second.images, second.answer)
+    assert first.digest != second.digest
 
 
 def test_the_recipes_find_their_prompts_and_styles() -> None:

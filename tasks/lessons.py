@@ -1,0 +1,124 @@
+"""Lessons of the tiny world as mini-batches of token ids and pixels, asked by the prompts that users use."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerFast
+
+import prompts
+from data.tiny_language import STYLES
+from data.tiny_lessons import IN_BOTH_SETS, SECOND, TASKS, Lesson, lesson
+from models import tiny
+from tasks.see import drawn
+
+# From a step on, the share of each task among the mini-batches, which are of one task each, so that little is padded.
+# Seeing comes before comparing, and judging last: it has one word an answer to learn from.
+MIX = {
+    start: dict(zip(TASKS, shares, strict=True))
+    for start, shares in (
+        (0, (0.2, 0.3, 0.1, 0.2, 0.1, 0.1)),
+        (1500, (0.08, 0.3, 0.07, 0.2, 0.2, 0.15)),
+        (2500, (0.04, 0.24, 0.05, 0.22, 0.2, 0.25)),
+        (3500, (0.03, 0.15, 0.02, 0.2, 0.2, 0.4)),
+    )
+}
+
+
+def mix_at(step: int) -> dict[str, float]:
+    """Share of each task at a step."""
+    return MIX[max(start for start in MIX if start <= step)]
+
+
+def rendered(question: Lesson) -> str:
+    """Fill the prompt of a question's task, as the generation stage does."""
+    fields = dict(question.fields)
+    if "style" in fields:
+        fields["style"] = prompts.load(f"styles/{fields['style']}").text
+    return prompts.load(question.prompt).render(**fields)
+
+
+def fixed_texts() -> list[str]:
+    """Texts that are one token each: constant parts of the prompts, the styles, and what frames an answer's fields."""
+    found = []
+    for name in (*TASKS, *(task + SECOND for task in TASKS if task in IN_BOTH_SETS)):
+        prompt = prompts.load(name)
+        found += tiny.fixed_parts(prompt.text)
+        found += [f'{{"{prompt.answer[0]}": "', *(f'", "{field}": "' for field in prompt.answer[1:]), '"}']
+    return [*found, *(prompts.load(f"styles/{name}").text for name in STYLES)]
+
+
+def corpus(seed: int) -> list[str]:
+    """Texts to learn a vocabulary from: the variable parts of questions and answers."""
+    rng = random.Random(f"corpus/{seed}")
+    texts: list[str] = []
+    for _ in range(1500):
+        for task in TASKS:
+            question = lesson(task, rng)
+            texts += [*question.fields.values(), *question.answer.values()]
+    return texts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides a stream: its seed, questions per mini-batch, mini-batches per step, share of the second set."""
+
+    seed: int
+    batch: int
+    parts: int
+    second: float
+
+
+class Lessons(IterableDataset[dict[str, Tensor]]):
+    """An endless stream of mini-batches of one task each: `input_ids`, `labels` (B, L), `pixel_values` (N, 3, 96, 96).
+
+    The stream of a seed and a first step is always the same, so that a resumed run sees what it would have seen. Of
+    the parts of a step, each of `world` processes makes its own.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, plan: Plan, first: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.tokenizer, self.plan, self.first = tokenizer, plan, first
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        step = self.first
+        while True:
+            name = f"teach/{self.plan.seed}/{step}"
+            mix = mix_at(step)
+            tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.plan.parts)
+            for part in range(self.rank, self.plan.parts, self.world):
+                rng = random.Random(f"{name}/{part}")
+                yield batch(
+                    [lesson(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer
+                )
+            step += 1
+
+
+def batch(questions: Sequence[Lesson], tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+    """Turn questions of one task into padded token ids, labels (-100 outside the answer) and pixels."""
+    patches = [tokenizer.convert_tokens_to_ids(tiny.IMAGE_TOKEN)] * (tiny.IMAGE_SIZE // tiny.PATCH) ** 2
+    user, answer = tokenizer.convert_tokens_to_ids([tiny.USER, tiny.ANSWER])
+    asked = tokenizer([rendered(question) for question in questions], add_special_tokens=False)["input_ids"]
+    written = tokenizer([json.dumps(dict(q.answer)) for q in questions], add_special_tokens=False)["input_ids"]
+    rows, labels = [], []
+    for question, before, after in zip(questions, asked, written, strict=True):
+        prefix = [user, *patches * len(question.scenes), *before, answer]
+        after = [*after, tokenizer.eos_token_id]
+        rows.append(torch.tensor(prefix + after))
+        labels.append(torch.tensor([-100] * len(prefix) + after))
+    result = {
+        "input_ids": nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "labels": nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100),
+    }
+    scenes = [scene for question in questions for scene in question.scenes]
+    if scenes:
+        result["pixel_values"] = drawn(scenes)
+    return result
