@@ -1,79 +1,107 @@
-"""Sample: one target per reference, from a window of ranks."""
+"""Sample: one target per reference, from a window of its ranking."""
 
-import hashlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import Field, JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, field_validator, model_validator
 
 from data.artifact import Artifact, Counts, write_table
-from data.config import StageConfig
+from data.draws import chosen_references, lot
 from data.keys import digest
-from data.schemas import PAIRS, RANKING
+from data.schemas import PAIRS
+from data.windows import Window
+from tasks.candidates import Reach, by_reference, references
+from tasks.figures import score_figures, target_figures
 from tasks.stage import stage
 
-VIEW = "tokens"
-"""Which similarity found a pair: here that of the encoder's token sets."""
 
+class SampleConfig(Window):
+    """The window, what is passed over in it, and the seed of the draw."""
 
-class SampleConfig(StageConfig):
-    """The window of ranks, and the seed of the draw."""
-
-    # Ranks 51 to 60, inclusive: MRA-CIR, Method Summary. Absolute ranks mean less in a larger pool.
-    low: PositiveInt = Field(default=51, description="first rank of the window, counted from 1 without the reference")
-    high: PositiveInt = Field(default=60, description="last rank of the window, inclusive")
+    near_duplicate: float | None = Field(
+        default=None, ge=-1, le=1, description="pass over candidates that score higher: near duplicates; none: keep all"
+    )
+    least_score: float | None = Field(
+        default=None, ge=-1, le=1, description="pass over candidates that score lower; none: keep all"
+    )
+    most_drawn: PositiveInt | None = Field(
+        default=None, description="draw an image at most so often as a target; none: as often as it comes"
+    )
     seed: int = 0
-    limit: PositiveInt | None = Field(default=None, description="at most so many pairs; those left out are counted")
+    limit: PositiveInt | None = Field(
+        default=None, description="draw for so many references, chosen by seed; only these are ranked"
+    )
+    view: str = Field(
+        default="tokens", min_length=1, description="which similarity ranked them: what pairs say they come from"
+    )
+
+    @field_validator("view")
+    @classmethod
+    def _is_a_word(cls, view: str) -> str:
+        if view != view.strip() or not view.isprintable():
+            raise ValueError(f"a view's name is a word, got {view!r}")
+        return view
 
     @model_validator(mode="after")
-    def _in_order(self) -> "SampleConfig":
-        if self.low > self.high:
-            raise ValueError(f"need 1 <= low <= high, got low={self.low}, high={self.high}")
+    def _leaves_something(self) -> "SampleConfig":
+        least, most = self.least_score, self.near_duplicate
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"no score is at least least_score={least} and at most near_duplicate={most}")
+        if self.by == "score" and any(end is not None and not self.low <= end <= self.high for end in (least, most)):
+            raise ValueError(
+                f"least_score={least} and near_duplicate={most} have to lie within the window of {self.low} to "
+                f"{self.high}; a window by score needs neither"
+            )
         return self
 
 
-@stage(version=1)
-def sample(out: Path, config: SampleConfig, ranking: Artifact) -> Counts:
-    """Write pairs.parquet: one pair per reference whose ranking reaches the window.
+class Eligible(NamedTuple):
+    """A reference and what may be drawn for it: n candidates with their places in the ranking, rank 1 at place 0."""
 
-    A target's rank is uniform over the window and depends only on the seed and the reference's id, so another pool
-    or another limit leaves the other references' draws as they are. A ranking that ends before the window does is
-    too short: drawing from its rest would be drawing from another window.
+    reference_id: str
+    places: npt.NDArray[np.intp]
+    ids: list[str]
+    scores: npt.NDArray[np.float32]
+
+
+@stage(version=2)
+def sample(out: Path, config: SampleConfig, ranking: Artifact) -> Counts:
+    """Write pairs.parquet: one pair per reference whose ranking reaches the window and holds something to draw there.
+
+    A target is drawn uniformly from what is left of the window and depends only on the seed, the reference's id and
+    how much that is: another pool or another limit leaves the other references' draws as they are. `most_drawn` ties
+    references to each other: they draw in a seeded order, each from the targets that may still be drawn.
+
+    A ranking that ends before the window does is too short: drawing from its rest would be drawing from another
+    window.
 
     Raises:
-        ValueError: if the ranking was cut off before the window ends.
+        ValueError: if the ranking was cut off before the window ends, or percentiles hold no rank.
     """
-    depth = ranking.manifest["config"].get("depth")
-    if depth is not None and depth < config.high:
-        raise ValueError(
-            f"the window ends at rank {config.high}, but the ranking keeps only {depth} candidates;"
-            f" set rank.depth to at least {config.high}"
-        )
-    table = ranking.read(RANKING, "ranking.parquet")
-    lengths = table.group_by("reference_id").aggregate([("rank", "max")])
-    references = dict(zip(lengths["reference_id"].to_pylist(), lengths["rank_max"].to_pylist(), strict=True))
-    alone = ranking.counts.dropped.get("no_candidate", 0)  # these have no row in the ranking
-    reached = [reference for reference, length in references.items() if length >= config.high]
-    chosen = _limited(reached, config)
-    wanted = {reference: _drawn_rank(config, reference) for reference in chosen}
-    pairs = _pairs(table, config, wanted)
-    if len(pairs) != len(chosen):
-        raise ValueError(f"{len(chosen)} references were drawn for, but the ranking has {len(pairs)} of their ranks")
+    dropped: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
+    reach = Reach(config, ranking)
+    waiting = _eligible(config, reach, ranking, dropped, passed)
+    # The cap needs all windows at once; without it a window is forgotten when its target is drawn.
+    drawn = (
+        (_drawn(config, one, range(len(one.ids))) for one in waiting)
+        if config.most_drawn is None
+        else _capped(config, list(waiting), dropped)
+    )
+    rows = sorted(drawn, key=lambda row: str(row["pair_id"]))
+    pairs = pa.Table.from_pylist(rows, schema=PAIRS)
     write_table(out / "pairs.parquet", pairs, PAIRS)
-    dropped = {
-        "ranking_too_short": len(references) + alone - len(reached),
-        "over_limit": len(reached) - len(chosen),
-    }
     return Counts(
-        read=len(references) + alone,
+        read=ranking.counts.read,
         kept=len(pairs),
-        dropped={reason: count for reason, count in dropped.items() if count},
+        dropped=dict(sorted(dropped.items())),
         written=len(pairs),
-        detail=_detail(pairs, config),
+        detail=_detail(reach, passed, pairs),
     )
 
 
@@ -82,58 +110,95 @@ def pair_id(reference_id: str, target_id: str, view: str) -> str:
     return digest([reference_id, target_id, view])[:32]
 
 
-def _drawn_rank(config: SampleConfig, reference: str) -> int:
-    """A rank of the window; 2^256 is so much larger than any window that the remainder is uniform."""
-    return config.low + _hash("rank", config.seed, reference) % (config.high - config.low + 1)
-
-
-def _limited(references: list[str], config: SampleConfig) -> list[str]:
-    """The references to keep: a seeded choice that grows with the limit and never swaps."""
-    if config.limit is None or len(references) <= config.limit:
-        return references
-    return sorted(references, key=lambda reference: (_hash("limit", config.seed, reference), reference))[: config.limit]
-
-
-def _hash(purpose: str, seed: int, reference: str) -> int:
-    return int(hashlib.sha256(f"{purpose}\0{seed}\0{reference}".encode()).hexdigest(), 16)
-
-
-def _pairs(table: pa.Table, config: SampleConfig, wanted: dict[str, int]) -> pa.Table:
-    """The rows of the ranking at the wanted ranks, as pairs ordered by id."""
-    window = table.filter(
-        pc.and_(pc.greater_equal(table["rank"], config.low), pc.less_equal(table["rank"], config.high))
+def _eligible(
+    config: SampleConfig, reach: Reach, ranking: Artifact, dropped: Counter[str], passed: Counter[str]
+) -> Iterator[Eligible]:
+    """The references that can be drawn for; the others are counted."""
+    chosen = (
+        None if config.limit is None else frozenset(chosen_references(references(ranking), config.limit, config.seed))
     )
-    rows = [
-        {
-            "pair_id": pair_id(row["reference_id"], row["candidate_id"], VIEW),
-            "reference_id": row["reference_id"],
-            "target_id": row["candidate_id"],
-            "rank": row["rank"],
-            "score": row["score"],
-            "view": VIEW,
-        }
-        for batch in window.to_batches(max_chunksize=65_536)
-        for row in batch.to_pylist()
-        if wanted.get(row["reference_id"]) == row["rank"]
-    ]
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["pair_id"])), schema=PAIRS)
+    ranked = 0
+    for candidates in by_reference(ranking):
+        ranked += 1
+        if chosen is not None and candidates.reference_id not in chosen:
+            dropped["over_limit"] += 1
+            continue
+        places = reach.places(candidates)
+        if isinstance(places, str):
+            dropped[places] += 1
+            continue
+        left = _filtered(config, candidates.scores, places, passed)
+        if isinstance(left, str):
+            dropped[left] += 1
+            continue
+        # Copies: a slice would keep the whole batch in memory as long as it waits.
+        ids = candidates.ids.take(pa.array(left)).to_pylist()
+        yield Eligible(candidates.reference_id, left, ids, candidates.scores[left])
+    _count_unranked(config, ranking, ranked, dropped)
 
 
-def _detail(pairs: pa.Table, config: SampleConfig) -> dict[str, JsonValue]:
-    """Figures for the report: the scores, and how often an image is drawn as a target."""
-    detail: dict[str, JsonValue] = {"window": [config.low, config.high]}
-    if len(pairs) == 0:
-        return detail
-    # In float64, because a histogram of float32 values one rounding apart is an error in numpy.
-    scores: npt.NDArray[np.float64] = pairs["score"].to_numpy().astype(np.float64)
-    counts, edges = np.histogram(scores, bins=20)
-    drawn = Counter(pairs["target_id"].to_pylist())
-    detail["score"] = {
-        "min": float(scores.min()),
-        "mean": float(scores.mean()),
-        "max": float(scores.max()),
-        "quantiles": {str(at): float(np.quantile(scores, at / 100)) for at in (5, 25, 50, 75, 95)},
-        "histogram": {"counts": counts.tolist(), "edges": [float(edge) for edge in edges]},
+def _count_unranked(config: SampleConfig, ranking: Artifact, ranked: int, dropped: Counter[str]) -> None:
+    """Images without a row in the ranking: alone in their pool, or left out of it because they are over the limit."""
+    alone = ranking.counts.dropped.get("no_candidate", 0)
+    left_out = "not_ranked" if config.limit is None else "over_limit"
+    for reason, count in (("ranking_too_short", alone), (left_out, ranking.counts.read - ranked - alone)):
+        if count:
+            dropped[reason] += count
+
+
+def _filtered(
+    config: SampleConfig, scores: npt.NDArray[np.float32], places: npt.NDArray[np.intp], passed: Counter[str]
+) -> npt.NDArray[np.intp] | str:
+    """What the filters on the score leave of a window; or which of them left nothing."""
+    for reason, limit, kept in (
+        ("near_duplicate", config.near_duplicate, np.less_equal),
+        ("score_too_low", config.least_score, np.greater_equal),
+    ):
+        if limit is None:
+            continue
+        left = places[kept(scores[places], limit)]
+        if len(left) < len(places):
+            passed[reason] += len(places) - len(left)
+        if not len(left):
+            return reason
+        places = left
+    return places
+
+
+def _drawn(config: SampleConfig, one: Eligible, choice: Sequence[int]) -> dict[str, Any]:
+    """One of the candidates as a pair; 2^256 is so much larger than any window that the remainder is uniform."""
+    at = choice[lot("rank", config.seed, one.reference_id) % len(choice)]
+    return {
+        "pair_id": pair_id(one.reference_id, one.ids[at], config.view),
+        "reference_id": one.reference_id,
+        "target_id": one.ids[at],
+        "rank": int(one.places[at]) + 1,
+        "score": float(one.scores[at]),
+        "view": config.view,
     }
-    detail["targets"] = {"distinct": len(drawn), "most_drawn": max(drawn.values())}
+
+
+def _capped(config: SampleConfig, waiting: list[Eligible], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Pairs in which no image is a target more than `most_drawn` times."""
+    assert config.most_drawn is not None
+    drawn: Counter[str] = Counter()
+    # In a seeded order, because the first ones choose freely: by id, one end of the alphabet always would.
+    for one in sorted(waiting, key=lambda one: lot("turn", config.seed, one.reference_id)):
+        free = [at for at, target in enumerate(one.ids) if drawn[target] < config.most_drawn]
+        if not free:
+            dropped["targets_drawn_too_often"] += 1
+            continue
+        row = _drawn(config, one, free)
+        drawn[row["target_id"]] += 1
+        yield row
+
+
+def _detail(reach: Reach, passed: Counter[str], pairs: pa.Table) -> dict[str, JsonValue]:
+    """Figures for the report: the window, the scores, and how often an image is drawn as a target."""
+    detail = reach.detail()
+    if passed:
+        detail["candidates_passed_over"] = dict(sorted(passed.items()))
+    if len(pairs):
+        detail["score"] = score_figures(pairs["score"].to_numpy())
+        detail["targets"] = target_figures(Counter(pairs["target_id"].to_pylist()))
     return detail
