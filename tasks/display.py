@@ -1,8 +1,10 @@
-"""What a run shows while it works: a bar per stage on a terminal, else one plain line per stage."""
+"""What a run shows while it works: a bar per stage on a terminal, else plain lines."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from threading import Lock
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -53,22 +55,48 @@ def choose_display(stream: TextIO | None = None) -> Iterator[Display]:
 
 
 class Lines:
-    """One line when a stage ends."""
+    """One line when a stage ends, and one a minute while it works."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, every: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._every = every
+        self._clock = clock
 
     def begin(self, stage: str) -> None:
         """Nothing to show yet."""
 
     def reporter(self, stage: str) -> Reporter | None:
-        return None
+        return _Minutes(self, stage, self._every, self._clock)
 
     def end(self, row: Row) -> None:
         self.say(summary(row))
 
     def say(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
+
+
+class _Minutes:
+    def __init__(self, lines: Lines, stage: str, every: float, clock: Callable[[], float]) -> None:
+        self._lines, self._stage, self._every, self._clock = lines, stage, every, clock
+        self._lock = Lock()
+
+    def phase(self, total: int | None, unit: str, done: int) -> AbstractContextManager[Callable[[int], None]]:
+        began = said = self._clock()
+        completed = done
+
+        def advance(units: int) -> None:
+            nonlocal completed, said
+            with self._lock:
+                completed += units
+                now = self._clock()
+                if now - said < self._every:
+                    return
+                said = now
+                speed = (completed - done) / (now - began)
+            left = (total - completed) / speed if total is not None and speed else None
+            self._lines.say(f"{self._stage}: {work_done(completed, total, unit, speed, left)}")
+
+        return nullcontext(advance)
 
 
 class Bars:
@@ -122,13 +150,18 @@ class _Work(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.fields["note"]:
             return Text(str(task.fields["note"]))
-        total = "" if task.total is None else f"/{task.total:,.0f}"
-        parts = [f"{task.completed:,.0f}{total} {task.fields['unit']}"] if task.fields["unit"] else []
-        if task.speed:
-            parts.append(f"{task.speed:,.0f}/s" if task.speed >= 10 else f"{task.speed:.2g}/s")
-        if task.time_remaining is not None:
-            parts.append(f"{_clock(task.time_remaining)} left")
-        return Text(", ".join(parts))
+        return Text(work_done(task.completed, task.total, task.fields["unit"], task.speed, task.time_remaining))
+
+
+def work_done(completed: float, total: float | None, unit: str, speed: float | None, left: float | None) -> str:
+    """Units done (of `total`, where known), units per second and the seconds left, as far as they are known."""
+    of = "" if total is None else f"/{total:,.0f}"
+    parts = [f"{completed:,.0f}{of} {unit}"] if unit else []
+    if speed:
+        parts.append(f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s")
+    if left is not None:
+        parts.append(f"{_clock(left)} left")
+    return ", ".join(parts)
 
 
 def bar_columns(console: Console) -> Progress:

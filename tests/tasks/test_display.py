@@ -37,6 +37,19 @@ def test_one_line_per_stage_where_there_is_no_terminal() -> None:
     assert stream.getvalue() == summary(ROW) + "\n"
 
 
+def test_a_line_a_minute_while_a_stage_works_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    now = iter(range(0, 1000, 25))  # every look at the clock is 25 seconds later
+    display = Lines(stream, clock=lambda: next(now))
+    with reporting_to(display.reporter("encode")), progress(600, "images", done=100) as advance:
+        for _ in range(6):
+            advance(50)
+    assert stream.getvalue().splitlines() == [
+        "encode: 250/600 images, 2/s, 2:55 left",
+        "encode: 400/600 images, 2/s, 1:40 left",
+    ]
+
+
 def test_bar_shows_units_rate_and_time_left() -> None:
     clock = iter(range(1000))  # every look at the clock is a second later
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
