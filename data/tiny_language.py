@@ -105,12 +105,31 @@ def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def caption(scene: Scene, rng: random.Random, before: Scene | None = None) -> str:
-    """Describe everything in `scene`, things in reading order; with `before`, in the order in which that scene's things
-    became these, new ones last."""
-    ordered = [new for _, new in paired(before, scene) if new is not None] if before else scene.things
-    things = _listed([_a(_noun(thing, tuple(DOMAIN), rng)) for thing in ordered])
-    return rng.choice(CAPTIONS).format(things=things, background=scene.background)
+def caption(scene: Scene, rng: random.Random) -> str:
+    """Describe everything in `scene`, things in reading order."""
+    return _described([_noun(thing, tuple(DOMAIN), rng) for thing in scene.things], scene.background, rng)
+
+
+def captions_alike(reference: Scene, target: Scene, rng: random.Random) -> tuple[str, str]:
+    """Describe two scenes in the same words, but for what changed.
+
+    The second lists its things in the order in which those of the first became them, new ones last.
+    """
+    seed = rng.getrandbits(32)
+    pairs = paired(reference, target)
+    captions = []
+    for scene, things in ((reference, [old for old, _ in pairs]), (target, [new for _, new in pairs])):
+        nouns = [
+            _noun(thing, tuple(DOMAIN), random.Random(f"{seed}/{place}"))
+            for place, thing in enumerate(things)
+            if thing is not None
+        ]
+        captions.append(_described(nouns, scene.background, random.Random(seed)))
+    return captions[0], captions[1]
+
+
+def _described(nouns: Sequence[str], background: str, rng: random.Random) -> str:
+    return rng.choice(CAPTIONS).format(things=_listed([_a(noun) for noun in nouns]), background=background)
 
 
 def _naming(scene: Scene, source: Look, rng: random.Random) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from data.tiny_world import (
     BACKGROUNDS,
     DOMAIN,
     KINDS,
+    POSITIONS,
     Edit,
     InapplicableError,
     Scene,
@@ -23,6 +24,7 @@ from data.tiny_world import (
     difference,
     edited,
     fits,
+    free_positions,
     holds,
     is_held_out,
     look,
@@ -43,6 +45,7 @@ TASKS = (
 )
 SECOND = "_b"  # ends the names of the second, differently built set of prompts
 IN_BOTH_SETS = frozenset(TASKS) - {"judge"}
+ONE_WORDING = 3  # of target texts: words that are free to choose would be noise in what is hardest to learn
 ANY = "any"
 RANDOM_SCENES = 100  # a modification must place the target nearer than each of so many random scenes
 
@@ -151,12 +154,27 @@ def _pair_modification(rng: random.Random) -> Lesson:
     return Lesson("mra_cir/modification", (reference, target), fields, {"modification": text})
 
 
+def _far_away(edit: Edit, scene: Scene) -> Edit:
+    """Move to the farthest free place instead of any: a rule is learned sooner than to avoid what is taken."""
+    assert edit.source is not None
+    (thing,) = (t for t in scene.things if fits(edit.source, t))
+    row, column = divmod(POSITIONS.index(thing.position), 3)
+
+    def distance(position: str) -> int:
+        other_row, other_column = divmod(POSITIONS.index(position), 3)
+        return (row - other_row) ** 2 + (column - other_column) ** 2
+
+    return replace(edit, change=look(position=max(free_positions(scene), key=distance)))
+
+
 def _one_edit(rng: random.Random, scene: Scene) -> tuple[str, Edit]:
     """Draw a kind to ask for and an edit to answer with; a kind that does not apply is answered with one that does."""
     kind = rng.choice((ANY, *KINDS))
     for attempt in range(100):
         wanted = rng.choice(KINDS) if kind == ANY or attempt >= 10 else kind
         edit = random_edit(rng, scene, wanted)
+        if edit is not None and edit.kind == "position":
+            edit = _far_away(edit, scene)
         if edit is not None and edited(rng, scene, [edit]) is not None:
             return kind, edit
     raise RuntimeError(f"no edit applies to {scene}")
@@ -177,7 +195,7 @@ def _target_text(rng: random.Random) -> Lesson:
         "mvft_ji/target_text",
         (scene,),
         {"modification": text},
-        {"target_text": language.caption(target, rng, before=scene)},
+        {"target_text": language.captions_alike(scene, target, random.Random(ONE_WORDING))[1]},
     )
 
 
@@ -188,11 +206,10 @@ def _instruction(rng: random.Random) -> Lesson:
         target = edited(rng, scene, [edit])
         if target is not None and not any(is_held_out(t) for t in target.things):
             break
-    answer = {
-        "instruction": language.modification([edit], scene, rng, rng.choice(language.STYLES)),
-        "modified_caption": language.caption(target, rng, before=scene),
-    }
-    fields = {"edit_type": kind, "caption": language.caption(scene, rng)}
+    before, after = language.captions_alike(scene, target, rng)
+    instruction = language.modification([edit], scene, rng, rng.choice(language.STYLES))
+    answer = {"instruction": instruction, "modified_caption": after}
+    fields = {"edit_type": kind, "caption": before}
     return Lesson("instruct_cir/instruction", (), fields, answer, scene)
 
 
