@@ -1,6 +1,7 @@
 """What is written is read back with the same meaning; what is not of the language is not read."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from data.tiny_language import (
     STYLES,
     TRAINED,
     caption,
+    captions_alike,
     describes,
     modification,
     read_caption,
@@ -94,3 +96,21 @@ def test_what_is_said_is_what_is_meant(seed: int, held_out: bool, kind: str, sty
     for patterns, others in ((meant, understood), (understood, meant)):
         result = draw_scene(rng, patterns[0], held_out)
         assert result is None or any(pattern.matches(result) for pattern in others), text
+
+
+@given(st.integers(0, 10**9), st.sampled_from(KINDS))
+def test_an_edited_caption_keeps_the_words_and_the_order(seed: int, kind: str) -> None:
+    rng = random.Random(seed)
+    scene = random_scene(rng)
+    edit = random_edit(rng, scene, kind)
+    target = edited(rng, scene, [edit]) if edit else None
+    if target is None:
+        return
+    before, after = captions_alike(scene, target, rng)
+    assert describes(before, scene)
+    assert describes(after, target)
+    if kind == "removal":  # what is left stands as it stood
+        kept = re.findall(r"\w+ \w+(?: \w+)?(?: \w+)? (?:in|at) the \w+(?: \w+)?", after)
+        assert all(words in before for words in kept)
+    if kind == "background":
+        assert after == before.replace(scene.background, target.background)
