@@ -8,6 +8,7 @@ from flows.evaluate import evaluate
 from flows.execute import execute, list_fields
 from flows.explain import explain
 from flows.score import score
+from flows.search import search
 from flows.status import status
 from flows.store_commands import store
 
@@ -65,6 +66,7 @@ app.command()(status)
 app.command()(explain)
 app.command()(score)
 app.command()(evaluate)
+app.command()(search)
 app.add_typer(store, name="store")
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""Search a folder of images by a reference image and a text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data.artifact import Artifact
+from data.config import Resources
+from data.images import BadImage, load_rgb
+from data.keys import file_digest
+from data.tokens import read_tokens
+from tasks.encode import EncodeConfig, encode
+from tasks.features import Picture, pictures
+from tasks.ingest import IngestConfig, ingest
+
+if TYPE_CHECKING:  # torch takes seconds to import: not before the folder is known to be one
+    from PIL import Image
+
+    from models.encoders import Encoder
+    from models.ranking import TokenSets
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The usable images of a folder, and their tokens, mapped from the store.
+
+    Attributes:
+        images: the artifact of `ingest`: its counts tell which files are not used, and why.
+        rows: the images, in the order of the tokens.
+        sets: their tokens.
+        states: whether ingest and encode were found in the store.
+    """
+
+    images: Artifact
+    rows: list[Picture]
+    sets: "TokenSets"
+    states: dict[str, Literal["ran", "cached"]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found; rank from 1, score as of `models.similarity`."""
+
+    rank: int
+    image_id: str
+    path: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer: the best images, and the image of the gallery that was left out as the reference, if it is there."""
+
+    hits: list[Hit]
+    excluded: str | None
+
+
+def open_gallery(folder: Path, checkpoint: str, resources: Resources) -> Gallery:
+    """Verify and encode the images of a folder, as far as the store does not have them yet.
+
+    A second call looks only at the names, sizes and times of the files; after new images came, only these are encoded.
+
+    Raises:
+        OSError, ValueError: if the folder cannot be read, or holds no usable image.
+        FileNotFoundError, LookupError: if there is no such checkpoint.
+    """
+    listed = ingest.make(IngestConfig(source="folder", path=folder), resources=resources)
+    encoded = encode.make(EncodeConfig.model_validate({"checkpoint": checkpoint}), listed.artifact, resources=resources)
+    from models.ranking import TokenSets
+
+    ids, array = read_tokens(encoded.artifact.file("tokens.arrow"))
+    states = {"ingest": listed.state, "encode": encoded.state}
+    return Gallery(listed.artifact, pictures(listed.artifact), TokenSets(ids, array), states)
+
+
+def search(
+    gallery: Gallery, encoder: "Encoder", reference: Path, text: str, k: int, keep_reference: bool = False
+) -> Found:
+    """The k images of a gallery nearest to a reference image changed as a text says.
+
+    The query is composed and ranked as in evaluation: mean over its tokens of the maximum over an image's tokens, ties
+    by id.
+
+    Args:
+        gallery: of the same checkpoint as the encoder.
+        encoder: composes the query.
+        reference: an image file, in the gallery or not.
+        text: the modification.
+        k: at least 1; a smaller gallery gives fewer.
+        keep_reference: also rank the image whose file has the same bytes as the reference.
+
+    Raises:
+        ValueError: if the text is empty, the file is no image, or the gallery holds nothing but the reference.
+    """
+    import torch
+
+    from models.ranking import TokenSets, top_k
+
+    if not text.strip():
+        raise ValueError("the text is empty; say what is to be changed, such as 'make it red'")
+    image = open_reference(reference)
+    own = file_digest(reference)
+    place = next((at for at, row in enumerate(gallery.rows) if row.sha256 == own), -1)
+    barred = -1 if keep_reference else place
+    if len(gallery.rows) == (barred >= 0):
+        raise ValueError("the gallery holds no image but the reference; add images, or keep the reference in it")
+    with torch.inference_mode():
+        query = encoder.query_tokens(encoder.vision([image]), [text])
+    asked = TokenSets(["of the query"], query.tokens.cpu().numpy(), query.mask.cpu().numpy())
+    ranked = top_k(asked, gallery.sets, k, exclude=[barred])
+    hits = []
+    for rank, (at, score) in enumerate(zip(ranked.indices[0], ranked.scores[0], strict=True), 1):
+        if at >= 0:
+            row = gallery.rows[at]
+            hits.append(Hit(rank, row.image_id, str(gallery.images.path / row.uri), float(score)))
+    return Found(hits, gallery.rows[barred].image_id if barred >= 0 else None)
+
+
+def open_reference(path: Path) -> "Image.Image":
+    """Decode the reference image; a ValueError says what is wrong with the file."""
+    try:
+        return load_rgb(path)
+    except BadImage as error:
+        raise ValueError(f"the reference {path} cannot be used: {error}; give an image file") from error
