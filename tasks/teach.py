@@ -27,7 +27,7 @@ from tasks.stage import stage
 class TeachConfig(StageConfig):
     """What decides the MLLM. `width` and `layers` shrink the language model for a weaker one."""
 
-    steps: PositiveInt = 4300
+    steps: PositiveInt = 3300
     batch: PositiveInt = 24  # of each of `parts` mini-batches
     parts: PositiveInt = 4
     lr: PositiveFloat = 1.5e-3
