@@ -27,3 +27,8 @@ class Resources(StageConfig):
     chunk: PositiveInt = Field(512, description="requests handed to the text generator per call")
     gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
     tensor_parallel: PositiveInt = Field(1, description="GPUs that share one text generator")
+    data_parallel: PositiveInt = Field(1, description="text generators side by side, each with its GPUs")
+    endpoints: tuple[str, ...] = Field((), description="servers that the backend openai asks: http://host:8000/v1")
+    concurrency: PositiveInt = Field(64, description="requests under way at one endpoint")
+    request_timeout: Annotated[float, Field(gt=0, description="seconds until an endpoint is asked again")] = 120.0
+    patience: Annotated[float, Field(gt=0, description="seconds until a failing endpoint is left out")] = 60.0

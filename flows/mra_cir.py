@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from prefect import flow
+from pydantic import model_validator
 
 from data.config import Resources, StageConfig
 from flows.recipe import Recipe
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
-from tasks.generate import GenerateConfig, generate
+from tasks.generate import GenerateConfig, check_generator, generate
 from tasks.ingest import IngestConfig, ingest
 from tasks.rank import RankConfig, rank
 from tasks.report import ReportConfig, report
@@ -28,6 +29,11 @@ class MraCir(StageConfig):
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _generator_has_what_it_needs(self) -> "MraCir":
+        check_generator(self.generate, self.resources)
+        return self
 
 
 @flow(name="mra_cir")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.config import Resources
 from data.images import BadImage
-from models.backends import Opener, Request, Response, TextGenerator
+from models.backends import BrokenOff, Opener, Request, Response, TextGenerator
 from prompts import Prompt
 from tasks.ledger import Entry, Ledger
 from tasks.replies import Rejected, read_reply, shown_example
@@ -190,13 +190,20 @@ class _Session:
                 self._give_up(attempt.request_id, bad)
         if not ready:
             return
-        responses = self._asker.generate([attempt.request(images) for attempt in ready.values()])
+        try:
+            responses = self._asker.generate([attempt.request(images) for attempt in ready.values()])
+        except BrokenOff as error:
+            self._keep([ready[response.request_id].entry(response) for response in error.responses])
+            raise
         entries = [ready[response.request_id].entry(response) for response in responses]
-        # What the engine refused is not an answer of the model: another day, another engine may take it.
-        stored = self._ledger.append([entry for entry in entries if entry.finish_reason != "error"])
+        stored = self._keep(entries)
         for entry in entries:
             for attempt in self._waiting.pop(entry.request_id):
                 self._settle(attempt, stored.get(entry.request_id, entry))
+
+    def _keep(self, entries: list[Entry]) -> dict[str, Entry]:
+        """Store answers. What the engine refused is none: another day, another engine may take it."""
+        return self._ledger.append([entry for entry in entries if entry.finish_reason != "error"])
 
     def _give_up(self, request_id: str, bad: BadImage) -> None:
         rejected = Rejected(f"image_{bad.reason}", retry=False)

@@ -23,8 +23,7 @@ from data.config import Resources, StageConfig
 from data.keys import digest
 from data.progress import progress
 from data.schemas import GENERATIONS, IMAGES, PAIRS, REJECTED, TRIPLETS
-from models.backends import Engine, Sampling, load_backend
-from models.checkpoints import resolve
+from models.backends import Engine, Sampling, check_resources, load_backend, locate_model
 from prompts import Prompt
 from tasks.asking import Asker, Figures
 from tasks.ingest import open_image
@@ -73,6 +72,11 @@ class GenerateConfig(StageConfig):
         return self
 
 
+def check_generator(config: GenerateConfig, resources: Resources) -> None:
+    """Raise a ValueError if the backend cannot work with these resources; for recipes, before their first stage."""
+    check_resources(config.backend, resources)
+
+
 def _fitting(name: str, answer: str, images: set[int], placeholders: set[str]) -> Prompt:
     """A prompt that this stage can fill and read."""
     prompt = prompts.load(name)
@@ -88,7 +92,7 @@ def deciding_facts(config: GenerateConfig, pairs: Artifact, images: Artifact) ->
     """What the config only names: the model's revision and the digests of the texts."""
     names = [config.caption_prompt, config.modification_prompt, *(f"styles/{style}" for style in config.styles)]
     return {
-        "revision": resolve(config.model).revision,
+        "revision": locate_model(config.backend, config.model).revision,
         "prompts": {name: prompts.load(name).digest for name in names},
     }
 
@@ -106,7 +110,7 @@ def generate(out: Path, config: GenerateConfig, pairs: Artifact, images: Artifac
     caption_prompt = prompts.load(config.caption_prompt)
     modification_prompt = prompts.load(config.modification_prompt)
     pictures = _pictures(images, table, config.engine)
-    terms = Terms(resolve(config.model), config.sampling, config.engine, pictures)
+    terms = Terms(locate_model(config.backend, config.model), config.sampling, config.engine, pictures)
     generations = SortedTable(out / "unsorted", GENERATIONS, "request_id")
     with Asker(
         terms,

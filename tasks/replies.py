@@ -54,6 +54,8 @@ def read_reply(
         return Rejected("too_long", retry=False)
     if finish_reason == "error":
         return Rejected("engine_error", retry=False)
+    if finish_reason == "filtered":
+        return Rejected("refusal")
     if not raw.strip():
         return Rejected("empty")
     if finish_reason == "length":

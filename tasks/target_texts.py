@@ -19,8 +19,7 @@ from data.config import Resources, StageConfig
 from data.keys import canonical
 from data.progress import progress
 from data.schemas import GENERATIONS
-from models.backends import Engine, Sampling, load_backend
-from models.checkpoints import resolve
+from models.backends import Engine, Sampling, load_backend, locate_model
 from tasks.asking import Asker
 from tasks.replies import Rejected
 from tasks.requests import Picture, Question, Terms
@@ -105,7 +104,7 @@ def write_target_texts(
     pictures: dict[str, Picture] = {}
     for benchmark in benchmarks:
         pictures.update(_pictures(benchmark, config.engine.image_side, resources.workers))
-    terms = Terms(resolve(config.model), config.sampling, config.engine, pictures)
+    terms = Terms(locate_model(config.backend, config.model), config.sampling, config.engine, pictures)
     table = SortedTable(generations.with_suffix(".parts"), GENERATIONS, "request_id")
     texts: dict[str, dict[str, str]] = {benchmark.name: {} for benchmark in benchmarks}
     faults: dict[str, dict[str, tuple[str, str]]] = {benchmark.name: {} for benchmark in benchmarks}

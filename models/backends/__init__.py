@@ -1,13 +1,16 @@
 """Text generators: engines that answer prompts about images, behind one interface.
 
 One file per engine: `models/backends/<name>.py` defines `open_generator` with the signature of `Opener`. The folder is
-the registry: a new engine is a new file and no edit elsewhere.
+the registry: a new engine is a new file and no edit elsewhere. A file may also define `locate(model)`, where a model's
+name is no checkpoint of this machine or the hub, and `check(resources)`, which raises a ValueError for resources that
+it cannot work with.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Literal, Protocol
 
 from PIL import Image
@@ -15,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from data.config import Resources, StageConfig
 from data.suggest import did_you_mean
-from models.checkpoints import Located
+from models.checkpoints import Located, resolve
 
 
 class Sampling(StageConfig):
@@ -72,7 +75,8 @@ class Response:
         request_id: of the request.
         text: the raw answer; empty for "too_long", the engine's message for "error".
         finish_reason: "stop", "length" (cut off at the largest number of tokens), "too_long" (the prompt does not fit
-            the model's context; it was not asked) or "error" (the engine refused this one request).
+            the model's context; it was not asked), "filtered" (by a service that screens answers) or "error" (the
+            engine refused this one request, or failed at it again and again).
         tokens_in, tokens_out: of prompt (images included) and answer.
     """
 
@@ -81,6 +85,14 @@ class Response:
     finish_reason: str
     tokens_in: int
     tokens_out: int
+
+
+class BrokenOff(RuntimeError):  # noqa: N818  (what happened, as in the message)
+    """The engine is gone in the midst of a call; `responses` is what it had answered."""
+
+    def __init__(self, message: str, responses: Sequence[Response]) -> None:
+        super().__init__(message)
+        self.responses = tuple(responses)
 
 
 class TextGenerator(Protocol):
@@ -121,7 +133,28 @@ def load_backend(name: str) -> Opener:
     Raises:
         LookupError: if there is no such file; names the nearest.
     """
+    opener: Opener = _module(name).open_generator
+    return opener
+
+
+def locate_model(backend: str, model: str) -> Located:
+    """The model of this name as the backend knows it: `models.checkpoints.resolve`, unless its file has its own.
+
+    Raises:
+        LookupError: if there is no such backend or model.
+    """
+    located: Located = getattr(_module(backend), "locate", resolve)(model)
+    return located
+
+
+def check_resources(backend: str, resources: Resources) -> None:
+    """Raise a ValueError if the backend cannot work with these resources, before anything is started."""
+    check = getattr(_module(backend), "check", None)
+    if check is not None:
+        check(resources)
+
+
+def _module(name: str) -> ModuleType:
     if name not in names():
         raise LookupError(f"no backend {name!r};{did_you_mean(name, names())}")
-    opener: Opener = importlib.import_module(f"{__name__}.{name}").open_generator
-    return opener
+    return importlib.import_module(f"{__name__}.{name}")

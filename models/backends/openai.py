@@ -1,0 +1,298 @@
+"""Any OpenAI-compatible endpoint, or a pool of them: `vllm serve` on other machines, or a service.
+
+Each endpoint has a bounded number of requests under way and takes the next as it answers one, so that a fast endpoint
+gets more. What fails is asked again, by whichever endpoint is free: after a growing, jittered pause where the request
+may be at fault, while the endpoint as a whole rests where it is not. An endpoint that fails for longer than
+`Resources.patience` leaves the pool. A request that an endpoint calls bad is not sent a second time.
+"""
+
+import asyncio
+import base64
+import io
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from data.config import Resources
+from models.backends import BrokenOff, Engine, Request, Response, Sampling
+from models.backends._endpoint import Endpoint, Failed, NotNow, Unfit, Unusable, address
+from models.checkpoints import Located
+
+log = logging.getLogger(__name__)
+
+KEY_VARIABLE = "CIRQUE_API_KEY"
+UNSTATED = "unstated"  # the revision of a model that is named without one
+_ATTEMPTS = 5  # at one request
+_ROUNDS = 5  # failures one after the other before an endpoint may leave the pool
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before
+_MANY = 8  # requests of one call: if none of so many gets an answer, they are not at fault
+
+
+def locate(name: str) -> Located:
+    """The model as the endpoints name it; "name@revision" tells its answers from those of other weights."""
+    model, _, revision = name.rpartition("@") if "@" in name[1:] else (name, "", "")
+    return Located(model, revision or UNSTATED, local=False)
+
+
+def check(resources: Resources) -> None:
+    """Raise a ValueError if there is no endpoint, or one that is no address."""
+    if not resources.endpoints:
+        raise ValueError(
+            "the backend 'openai' needs the address of a server: resources.endpoints=http://localhost:8000/v1"
+            " (several are separated by commas)"
+        )
+    urls = [address(endpoint) for endpoint in resources.endpoints]
+    if len(set(urls)) < len(urls):
+        raise ValueError(f"resources.endpoints names an endpoint twice: {', '.join(urls)}")
+
+
+class OpenAiGenerator:
+    """A model behind endpoints.
+
+    Attributes:
+        model: the name that the endpoints know.
+        revision: as stated by the user; the protocol does not tell.
+    """
+
+    def __init__(
+        self, located: Located, sampling: Sampling, engine: Engine, resources: Resources, images_per_prompt: int
+    ) -> None:
+        """Prepare the connections; nothing is sent yet.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        check(resources)
+        self.model, self.revision = located.path_or_id, located.revision
+        self._sampling, self._engine, self._resources = sampling, engine, resources
+        key = os.environ.get(KEY_VARIABLE)
+        self._client = httpx.AsyncClient(
+            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=httpx.Timeout(None, connect=10.0),  # `Endpoint` limits the whole
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        )
+        urls = [address(endpoint) for endpoint in resources.endpoints]
+        self._members = [
+            _Member(Endpoint(url, self._client, key, resources.request_timeout), resources.patience) for url in urls
+        ]
+        self._runner: asyncio.Runner | None = asyncio.Runner()
+        self._answered = False
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer all requests, in their order; one that no endpoint answers gets a response that says why.
+
+        Raises:
+            BrokenOff: if no endpoint is left, with what was answered until then.
+            RuntimeError: if the endpoints call each of the first requests bad, or fail to answer any of many.
+        """
+        if self._runner is None:
+            raise RuntimeError("the generator is closed")
+        call = _Call(requests)
+        if requests:
+            self._runner.run(self._all(call))
+        responses = [call.responses[request.request_id] for request in requests]
+        faulty = [response for response in responses if response.finish_reason == "error"]
+        if faulty and len(faulty) == len(responses) and (len(faulty) >= _MANY or not self._answered):
+            raise RuntimeError(
+                f"{self.model} answered none of {len(faulty)} requests at {self._named()}: {faulty[0].text}"
+            )
+        self._answered |= len(faulty) < len(responses)
+        return responses
+
+    def close(self) -> None:
+        """Close the connections; a second call does nothing."""
+        if self._runner is not None:
+            self._runner.run(self._client.aclose())
+            self._runner.close()
+            self._runner = None
+
+    def _named(self) -> str:
+        return ", ".join(member.endpoint.url for member in self._members)
+
+    async def _all(self, call: "_Call") -> None:
+        living = [member for member in self._members if member.alive]
+        count = min(self._resources.concurrency, len(call.requests))
+        lanes = [asyncio.create_task(self._lane(member, call)) for member in living for _ in range(count)]
+        finished = asyncio.create_task(call.finished.wait())
+        try:
+            pending: set[asyncio.Task[Any]] = {finished, *lanes}
+            while not finished.done() and len(pending) > 1:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # raises what should never happen
+        finally:
+            for task in (finished, *lanes):
+                task.cancel()
+            await asyncio.gather(finished, *lanes, return_exceptions=True)
+        if not call.finished.is_set():
+            causes = "; ".join(f"{member.endpoint.url}: {member.fault}" for member in self._members)
+            raise BrokenOff(
+                f"no endpoint is left that answers for {self.model}. {causes}. Start them again, or name others in "
+                "resources.endpoints; what was answered is kept",
+                list(call.responses.values()),
+            )
+
+    async def _lane(self, member: "_Member", call: "_Call") -> None:
+        """Take one request after the other to an endpoint, until there is none or the endpoint leaves the pool."""
+        while member.alive:
+            await member.rest()
+            item = await call.waiting.get()
+            if member.resting or not member.alive:
+                call.waiting.put_nowait(item)  # for another endpoint
+                continue
+            request, sent = item.request, time.monotonic()
+            try:
+                body = await self._body(request)
+                answer = await member.endpoint.ask(body, self._schema(request))
+            except Unfit as error:
+                text, reason = ("", "too_long") if error.too_long else (str(error), "error")
+                call.settle(Response(request.request_id, text, reason, 0, 0))
+            except Unusable as error:
+                member.leave(str(error))
+                call.waiting.put_nowait(item)
+            except NotNow as error:
+                member.fail(str(error), sent, error.wait)
+                call.waiting.put_nowait(item)
+            except Failed as error:
+                await self._after_failure(member, call, item, str(error), sent)
+            else:
+                member.succeed()
+                told = (answer.text, answer.finish_reason, answer.tokens_in, answer.tokens_out)
+                call.settle(Response(request.request_id, *told))
+
+    async def _after_failure(self, member: "_Member", call: "_Call", item: "_Item", fault: str, sent: float) -> None:
+        """Charge a failure to the request if the server is there, else to the endpoint."""
+        if not await member.endpoint.is_there():
+            member.fail(fault, sent, None)
+            call.waiting.put_nowait(item)
+            return
+        item.failures += 1
+        if item.failures < _ATTEMPTS:
+            later = _pause(item.failures)
+            asyncio.get_running_loop().call_later(later, call.waiting.put_nowait, item)
+        else:
+            text = f"no answer after {_ATTEMPTS} attempts; the last, at {member.endpoint.url}: {fault}"
+            call.settle(Response(item.request.request_id, text, "error", 0, 0))
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        images = [await asyncio.to_thread(data_url, image) for image in request.images]
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+        content.append({"type": "text", "text": request.prompt})
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": request.temperature,
+            "top_p": self._sampling.top_p,
+            "max_tokens": self._sampling.max_tokens,
+            "seed": request.seed,
+        }
+
+    def _schema(self, request: Request) -> dict[str, Any] | None:
+        if not self._engine.structured or not request.answer:
+            return None
+        fields = list(request.answer)
+        texts = {field: {"type": "string"} for field in fields}
+        return {"type": "object", "properties": texts, "required": fields, "additionalProperties": False}
+
+
+open_generator = OpenAiGenerator
+
+
+def data_url(image: Image.Image) -> str:
+    """An image as PNG in a URL, so that the model sees the very pixels that an engine of this process would."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, with jitter."""
+    return min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 20), _LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+
+
+@dataclass(eq=False)
+class _Item:
+    """A request on its way, and how often it failed where the endpoint was not to blame."""
+
+    request: Request
+    failures: int = 0
+
+
+class _Call:
+    """The requests of one call of `generate`."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = {request.request_id: request for request in requests}
+        self.responses: dict[str, Response] = {}
+        self.finished = asyncio.Event()
+        self.waiting: asyncio.Queue[_Item] = asyncio.Queue()
+        for request in self.requests.values():
+            self.waiting.put_nowait(_Item(request))
+
+    def settle(self, response: Response) -> None:
+        self.responses[response.request_id] = response
+        if len(self.responses) == len(self.requests):
+            self.finished.set()
+
+
+class _Member:
+    """An endpoint's place in the pool.
+
+    Attributes:
+        alive: whether it still has one.
+        fault: why not, in words.
+    """
+
+    def __init__(self, endpoint: Endpoint, patience: float) -> None:
+        self.endpoint, self.alive, self.fault = endpoint, True, ""
+        self._patience = patience
+        self._rounds = 0
+        self._failing_since = self._last_failure = self._rest_until = 0.0
+
+    @property
+    def resting(self) -> bool:
+        return time.monotonic() < self._rest_until
+
+    async def rest(self) -> None:
+        while self.alive and (left := self._rest_until - time.monotonic()) > 0:
+            await asyncio.sleep(left * random.uniform(1.0, 1.1))  # not all lanes at the same instant
+
+    def succeed(self) -> None:
+        if self._rounds:
+            log.warning("%s answers again", self.endpoint.url)
+        self._rounds = 0
+
+    def fail(self, fault: str, sent: float, wait: float | None) -> None:
+        """Count a failure of the endpoint and let it rest; lanes that fail together count once.
+
+        Args:
+            fault: in words.
+            sent: when the failed request was, on the monotonic clock.
+            wait: seconds that the endpoint asked for, if it did.
+        """
+        now = time.monotonic()
+        if wait is not None:
+            self._rest_until = max(self._rest_until, now + wait)
+        if self._rounds and sent < self._last_failure:
+            return
+        if not self._rounds:
+            self._failing_since = sent
+            log.warning("%s: %s; trying again", self.endpoint.url, fault)
+        self._rounds += 1
+        self._last_failure = now
+        if self._rounds >= _ROUNDS and now - self._failing_since >= self._patience:
+            self.leave(f"failed {self._rounds} times in {now - self._failing_since:.1f} s, at last: {fault}")
+        elif wait is None:
+            self._rest_until = now + _pause(self._rounds)
+
+    def leave(self, fault: str) -> None:
+        if self.alive:
+            self.alive, self.fault = False, fault
+            log.warning("%s is left out from now on: %s", self.endpoint.url, fault)
