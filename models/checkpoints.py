@@ -3,15 +3,20 @@
 import functools
 import os
 import re
+import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.home import home
 from data.keys import digest, file_digest
 from data.suggest import did_you_mean
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 # What decides a model's answers: weights, configuration, vocabulary, chat template. Not its card, not its history.
 CONTENT = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
+# LAVIS's files; bump the number when the conversion writes something else.
+WEIGHTS_OF_LAVIS, CONVERTER = (".pth", ".pt"), 1
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -21,7 +26,8 @@ class Located:
 
     Attributes:
         path_or_id: an absolute folder, or a Hugging Face id without revision.
-        revision: of a folder the digest of its content (64 hexadecimal digits), of an id the commit (40).
+        revision: of a folder the digest of its content (64 hexadecimal digits), of an id the commit (40), of LAVIS's
+            files the digest of theirs (64).
         local: whether it is a folder; only an id takes `revision` as an argument of `from_pretrained`.
     """
 
@@ -34,13 +40,19 @@ def resolve(name: str) -> Located:
     """Find a checkpoint and the revision that its results are filed under.
 
     Args:
-        name: a folder in models/checkpoints ("tiny_llava"), the path of a folder, or a Hugging Face id
-            ("openbmb/MiniCPM-V-2_6", with "@revision" for another than the main branch). They are tried in this order.
+        name: a folder in models/checkpoints ("tiny_llava"), the path of a folder, LAVIS's files of a BLIP-2 (a folder
+            that holds them, or "blip2_pretrained.pth+eva_vit_g.pth"), or a Hugging Face id ("openbmb/MiniCPM-V-2_6",
+            with "@revision" for another than the main branch). They are tried in this order. LAVIS's files are
+            converted once, into CIRQUE_HOME/checkpoints.
 
     Raises:
-        FileNotFoundError: if a folder of that name exists but holds no weights.
+        FileNotFoundError: if a folder of that name exists but holds no weights, or a file of LAVIS's is not there.
         LookupError: if nothing has that name, or the hub cannot say which commit it stands for.
+        ValueError: if LAVIS's files are not those of a BLIP-2.
     """
+    files = _lavis_files(name)
+    if files:
+        return _converted(files)
     for folder in (SHIPPED / name, Path(name).expanduser()):
         if folder.is_dir():
             return Located(str(folder.resolve()), folder_revision(folder), local=True)
@@ -52,6 +64,47 @@ def resolve(name: str) -> Located:
         )
     repository, _, revision = name.partition("@")
     return Located(repository, _commit(repository, revision or "main"), local=False)
+
+
+def _lavis_files(name: str) -> list[Path]:
+    """The files of LAVIS's that a name stands for; empty if it stands for something else."""
+    if name.endswith(WEIGHTS_OF_LAVIS):
+        files = [Path(part).expanduser().resolve() for part in name.split("+")]
+        gone = next((path for path in files if not path.is_file()), None)
+        if gone is not None:
+            raise FileNotFoundError(f"there is no file {gone}; name LAVIS's files as 'qformer.pth+tower.pth'")
+        return files
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return []
+    return sorted(path.resolve() for path in folder.iterdir() if path.suffix in WEIGHTS_OF_LAVIS)
+
+
+def _converted(files: list[Path]) -> Located:
+    """LAVIS's files as a folder of Hugging Face's form, made if it is not there yet."""
+    if len(files) > 2:
+        raise ValueError(
+            f"expected LAVIS's Q-Former and its tower, found {', '.join(path.name for path in files)}; name the two as"
+            " 'qformer.pth+tower.pth'"
+        )
+    states = [(path, path.stat()) for path in files]
+    contents = sorted(_content(path, state.st_size, state.st_mtime_ns) for path, state in states)
+    words = files[0].with_name("vocab.txt")
+    revision = digest([CONVERTER, contents, file_digest(words) if words.is_file() else None])
+    folder = home() / "checkpoints" / revision[:20]
+    if not folder.is_dir():
+        from models.encoders.lavis import write_checkpoint
+
+        unfinished = folder.with_name(f".{uuid.uuid4().hex}")
+        try:
+            write_checkpoint(files, unfinished)
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return Located(str(folder), revision, local=True)
 
 
 def folder_revision(folder: Path) -> str:

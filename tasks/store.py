@@ -5,6 +5,7 @@
     locks/                    one file per key
     ledger/                   answers of language models, by request
     features/, towers/        features of images, by the bytes of the image and the network
+    checkpoints/              published weights that were converted
     pins/                     what is never collected
     runs/<run>/               run.json, log.jsonl, messages.log
 
@@ -22,17 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from data.artifact import MANIFEST, TEMPORARY, Artifact, read_manifest, sync, write_json
+from data.home import home as home
 from data.keys import digest, file_digest
 from tasks.locks import hold
 
-_ROOT = Path(__file__).resolve().parents[1]
 KEY_DIGITS = 20  # 80 bits name a folder; the manifest has the whole key and is compared
 DECIDING = ("stage", "version", "config", "facts", "inputs")
-
-
-def home() -> Path:
-    """The store's place: CIRQUE_HOME, else `.cirque` in the repository."""
-    return Path(os.environ.get("CIRQUE_HOME") or _ROOT / ".cirque").absolute()
 
 
 def gate(home: Path) -> AbstractContextManager[None]:

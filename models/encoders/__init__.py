@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # importing this package must not cost seconds of torch: the command line imports it too
     import torch
     from PIL import Image
     from torch import Tensor, nn
+
+TextReading = Literal["cls", "query_ffn", "text_ffn"]
+"""How a text is read without an image.
+
+- cls: BLIP-2's own: the text alone, one vector, its [CLS].
+- query_ffn: with the query tokens, which give the vectors. Cross-attention is skipped, and the query tokens keep the
+  feed-forward that they were trained with.
+- text_ffn: likewise, but the query tokens go through the text's feed-forward. This is what SPRC's changed LAVIS does
+  without an image (Qformer.py tests for the image instead of for the query tokens).
+
+MVFT-JI (arXiv 2505.19707) reads texts with query tokens and does not say in which of the two ways.
+"""
 
 
 class TokenSet(NamedTuple):
@@ -51,8 +63,8 @@ class Encoder(Protocol):
         """(B, T, D) tokens of images, from their vision features."""
         ...
 
-    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
-        """(B, 1, D): the one feature of each text, read without any image."""
+    def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
+        """Texts without an image: (B, 1, D) for "cls", else (B, T, D); see `TextReading`."""
         ...
 
     def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:

@@ -1,21 +1,23 @@
 """BLIP-2's first stage as an encoder: image tokens, text feature, and composed query tokens.
 
-The network is Hugging Face's `Blip2ForImageTextRetrieval`, tiny or real (`Salesforce/blip2-itm-vit-g`); only how its
-parts are called is ours. Three passes through the one Q-Former:
+The network is Hugging Face's `Blip2ForImageTextRetrieval`, tiny or real (`Salesforce/blip2-itm-vit-g`, or LAVIS's
+files by `models.encoders.lavis`); only how its parts are called is ours. Passes through the one Q-Former:
 
 - image: the query tokens look at the image;
 - text: the text alone, without query tokens; its [CLS] is the feature;
 - composed: query tokens and text attend to each other, and the query tokens to the image. This is the pass of the
   image-text matching head; the query tokens are read out and projected like an image's, so that a composed query and
-  an image live in one space.
+  an image live in one space;
+- text with query tokens but no image, which neither LAVIS nor Hugging Face knows; see `TextReading`.
 
 Text is lower-cased and its white space collapsed; punctuation stays, as in Hugging Face's processor (LAVIS strips it).
-Images are squashed to the model's square, not cropped and not padded, as in LAVIS and Hugging Face.
+Images are squashed to the model's square as in LAVIS and Hugging Face, or padded as in SPRC: the checkpoint says which.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,39 +27,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForImageTextRetrieval
+from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
-from models.encoders import TokenSet
+from models.encoders import TextReading, TokenSet
+from models.encoders.fit import FITS, Fit, fit_image
+from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
+from models.encoders.towers import model_class, set_post_norm
 
 SIDE_FILE = "cirque.json"
 # LAVIS blip2_qformer.py: `temp` starts at 0.07 and divides the cosines. Hugging Face's conversion dropped it.
 TEMPERATURE = 0.07
 # BLIP-2's own 32 would cut captions and target texts.
 MAX_TEXT_TOKENS = 64
+# Weights that a file may hold beside the model's: constants that older versions stored.
+SPARE = re.compile(r"(.*\.)?position_ids")
 # Rows of a composed batch that are padded to one length; on a GPU, fewer and larger calls are faster.
 LENGTH_GROUP = {"cpu": 32, "cuda": 256}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device behind "auto", "cpu" or "cuda"; a ValueError names the choices or the missing GPU."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch sees no GPU here: use device=auto or device=cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> str:
-    """The vision tower's dtype behind "auto": float16 on a GPU, as BLIP-2 was published, float32 elsewhere."""
-    if dtype == "auto":
-        return "float16" if device.type == "cuda" else "float32"
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
-    return dtype
 
 
 @contextmanager
@@ -82,6 +69,7 @@ class Blip2Encoder(nn.Module):
         model: the Hugging Face model.
         temperature: scalar parameter, > 0, divides cosines; learned with the rest and kept in `cirque.json`.
         max_text_tokens: texts are cut here, [CLS] and [SEP] included.
+        fit: how images become square.
         truncations: how many texts were cut so far.
         digest: identity of weights and preprocessing; empty for a model that was never saved.
     """
@@ -94,6 +82,7 @@ class Blip2Encoder(nn.Module):
         *,
         temperature: float = TEMPERATURE,
         max_text_tokens: int | None = None,
+        fit: Fit = "squash",
         digest: str = "",
     ) -> None:
         """Wrap a model; `max_text_tokens` is 64 by default, at least 3 and at most the model's own text positions."""
@@ -103,6 +92,8 @@ class Blip2Encoder(nn.Module):
             max_text_tokens = min(MAX_TEXT_TOKENS, positions)
         if not 3 <= max_text_tokens <= positions:
             raise ValueError(f"max_text_tokens must be between 3 and the model's {positions}, got {max_text_tokens}")
+        if fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
         if not model.config.qformer_config.use_qformer_text_input:
             raise ValueError("this BLIP-2 has no text layers (use_qformer_text_input is false): not a retrieval model")
         # Measured on Zen 5 and small Q-Formers: the CPU's fused attention is no faster in float32, and in bfloat16 it
@@ -113,16 +104,18 @@ class Blip2Encoder(nn.Module):
         self.image_processor = image_processor
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.max_text_tokens = max_text_tokens
+        self.fit = fit
         self.truncations = 0
         self.digest = digest
 
     # -- inputs ------------------------------------------------------------------------------------------------
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """(B, 3, S, S) float32 on the CPU: RGB images of any size, squashed to the model's square, normalised."""
+        """(B, 3, S, S) float32 on the CPU: RGB images of any size, made square by `fit`, normalised."""
         if not images:
             raise ValueError("no images: an encoder needs at least one")
-        batch = self.image_processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
+        fitted = [fit_image(image, self.fit, int(self.image_processor.size["height"])) for image in images]
+        batch = self.image_processor(images=fitted, return_tensors="pt", input_data_format="channels_last")
         pixels: Tensor = batch["pixel_values"]
         return pixels
 
@@ -177,12 +170,38 @@ class Blip2Encoder(nn.Module):
         hidden = self.model.qformer(query_embeds=queries, encoder_hidden_states=vision.to(queries)).last_hidden_state
         return self._read_out(self.model.vision_projection, hidden)
 
-    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
-        """(B, 1, D): BLIP-2's [CLS] text feature, with neither query tokens nor an image."""
+    def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
+        """Tokens of texts without an image: (B, 1, D) for "cls", (B, T, D) for the other readings.
+
+        "cls" goes through the text projection; query tokens through that of images, as in a composed query.
+        """
         ids, mask = self.tokenize(texts)
-        embedded = self.model.embeddings(input_ids=ids)
-        hidden = self.model.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
-        return self._read_out(self.model.text_projection, hidden[:, :1])
+        if reading == "cls":
+            embedded = self.model.embeddings(input_ids=ids)
+            hidden = self.model.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
+            return self._read_out(self.model.text_projection, hidden[:, :1])
+        queries = self.model.query_tokens.expand(len(ids), -1, -1)
+        embedded = self.model.embeddings(input_ids=ids, query_embeds=queries)
+        count = queries.shape[1]
+        mask = torch.cat([mask.new_ones(len(ids), count), mask], dim=1)
+        if reading == "text_ffn":
+            hidden = self.model.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
+        elif reading == "query_ffn":
+            hidden = self._without_image(embedded, mask, count)
+        else:
+            raise ValueError(f"reading must be cls, query_ffn or text_ffn, got {reading!r}")
+        return self._read_out(self.model.vision_projection, hidden[:, :count])
+
+    def _without_image(self, embedded: Tensor, mask: Tensor, count: int) -> Tensor:
+        """Hugging Face's layers one by one, because a whole pass with queries refuses to go without an image."""
+        qformer = self.model.qformer
+        hidden: Tensor = qformer.dropout(qformer.layernorm(embedded))
+        bias = create_bidirectional_mask(config=qformer.config, inputs_embeds=hidden, attention_mask=mask)
+        for layer in qformer.encoder.layer:
+            attended = layer.attention(hidden, attention_mask=bias)
+            parts = (layer.feed_forward_chunk_query(attended[:, :count]), layer.feed_forward_chunk(attended[:, count:]))
+            hidden = torch.cat(parts, dim=1)
+        return hidden
 
     def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:
         """(B, T, D) composed tokens: reference features (B, P, W) and B modifications, row by row.
@@ -241,7 +260,7 @@ class Blip2Encoder(nn.Module):
         """What is done to images and texts before the network: plain values, for keys and for `cirque.json`."""
         config = self.image_processor
         return {
-            "fit": "squash",
+            "fit": self.fit,
             "height": int(config.size["height"]),
             "width": int(config.size["width"]),
             "resample": int(config.resample),
@@ -291,20 +310,18 @@ class Blip2Encoder(nn.Module):
             max_text_tokens: overrides the checkpoint's.
 
         Raises:
-            ValueError: if weights are missing or of another shape, or the files disagree about the preprocessing.
+            ValueError: if weights are missing, of another shape or of no place in the model, or the files disagree
+                about the preprocessing.
         """
         place = resolve_device(device)
         source = str(source)
         with _without_bars():
-            model, report = Blip2ForImageTextRetrieval.from_pretrained(
+            described = Blip2Config.from_pretrained(source, revision=revision)
+            model, report = model_class(described).from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
             )
-        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        if wrong:
-            raise ValueError(
-                f"{source} is not a whole BLIP-2 retrieval model: {len(wrong)} weights are missing or misshapen,"
-                f" such as {wrong[0]}; expected a checkpoint of Blip2ForImageTextRetrieval"
-            )
+        _refuse_other_weights(source, report)
+        set_post_norm(model)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         # Pillow's bicubic, as LAVIS used; torchvision's differs in the last bits.
         image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
@@ -317,6 +334,7 @@ class Blip2Encoder(nn.Module):
             image_processor,
             temperature=facts.get("temperature", TEMPERATURE),
             max_text_tokens=max_text_tokens or (stored or {}).get("max_text_tokens"),
+            fit=(stored or {}).get("fit", "squash"),
             digest=digest,
         )
         if stored is not None and encoder.preprocessing() | {"max_text_tokens": 0} != stored | {"max_text_tokens": 0}:
@@ -326,3 +344,19 @@ class Blip2Encoder(nn.Module):
             )
         encoder.model.vision_model.to(DTYPES[resolve_dtype(dtype, place)])
         return encoder.to(place).eval()
+
+
+def _refuse_other_weights(source: str, report: Any) -> None:
+    """Raise unless the file held the model's weights and no others: a leftover is a sign of another architecture."""
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise ValueError(
+            f"{source} is not a whole BLIP-2 retrieval model: {len(wrong)} weights are missing or misshapen,"
+            f" such as {wrong[0]}; expected a checkpoint of Blip2ForImageTextRetrieval"
+        )
+    spare = sorted(name for name in report["unexpected_keys"] if not SPARE.fullmatch(name))
+    if spare:
+        raise ValueError(
+            f"{source} holds {len(spare)} weights that a BLIP-2 retrieval model has no place for, such as {spare[0]};"
+            " expected a checkpoint of Blip2ForImageTextRetrieval"
+        )

@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.encoders import Encoder
-from models.encoders.blip2 import LENGTH_GROUP, Blip2Encoder, resolve_device, resolve_dtype
+from models.encoders import Encoder, TextReading
+from models.encoders.blip2 import LENGTH_GROUP, Blip2Encoder
+from models.encoders.placement import resolve_device, resolve_dtype
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint, tiny_encoder
 
 TEXTS = ["Make it red", "the circle is now left of the square", "add a star"]
@@ -200,6 +201,36 @@ def test_missing_weights_and_changed_preprocessing_are_refused(tmp_path: Path) -
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"vision_projection\.weight"):
         Blip2Encoder.load(tmp_path)
+
+
+def test_weights_of_no_place_are_refused_but_for_constants(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny_checkpoint(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    constants = {"embeddings.position_ids": torch.arange(32).unsqueeze(0)}  # as older versions stored them
+    save_file({**weights, **constants}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    Blip2Encoder.load(tmp_path)
+    extra = {"language_projection.weight": torch.ones(1)}
+    save_file({**weights, **extra}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has no place for, such as language_projection\.weight"):
+        Blip2Encoder.load(tmp_path)
+
+
+@torch.no_grad()
+def test_a_text_is_read_with_or_without_query_tokens(encoder: Blip2Encoder) -> None:
+    shapes = {reading: encoder.text_tokens(TEXTS, reading).tokens for reading in get_args(TextReading)}
+    assert {reading: tuple(tokens.shape) for reading, tokens in shapes.items()} == {
+        "cls": (3, 1, 8),
+        "query_ffn": (3, 4, 8),
+        "text_ffn": (3, 4, 8),
+    }
+    for reading, tokens in shapes.items():  # each row alone, without the others' padding
+        for row, text in enumerate(TEXTS):
+            alone = encoder.text_tokens([text], reading).tokens
+            torch.testing.assert_close(alone, tokens[row : row + 1], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="must be cls, query_ffn or text_ffn, got 'both'"):
+        encoder.text_tokens(TEXTS, "both")  # type: ignore[arg-type]
 
 
 def test_training_touches_everything_but_the_tower_and_the_matching_head() -> None:
