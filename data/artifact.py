@@ -184,7 +184,7 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     Raises:
         ValueError: if the table has another schema than `schema` or a null where the schema allows none.
     """
-    _same_schema(table.schema, schema, f"table for {path.name}")
+    same_schema(table.schema, schema, f"table for {path.name}")
     for column, field in zip(table.columns, schema, strict=True):
         _refuse_nulls(column, field, f"{path.name}: column {field.name!r}")
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
@@ -205,7 +205,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             table = file.read()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
-    _same_schema(table.schema, schema, str(path))
+    same_schema(table.schema, schema, str(path))
     return table.replace_schema_metadata(schema.metadata)
 
 
@@ -241,7 +241,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _same_schema(found: pa.Schema, wanted: pa.Schema, what: str) -> None:
+def same_schema(found: pa.Schema, wanted: pa.Schema, what: str) -> None:
+    """Raise a ValueError that shows the difference unless names, types and nullability are the same."""
     if found.equals(wanted, check_metadata=False):
         return
     have = {field.name: _describe(field) for field in found}

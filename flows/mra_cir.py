@@ -9,8 +9,9 @@ from data.config import Resources, StageConfig
 from flows.recipe import Recipe
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
-from tasks.generate import GenerateConfig, check_generator, generate
+from tasks.generate import check_generator, generate
 from tasks.ingest import IngestConfig, ingest
+from tasks.plans.mra_cir import MraCirGenerate
 from tasks.rank import RankConfig, rank
 from tasks.report import ReportConfig, report
 from tasks.sample import SampleConfig, sample
@@ -24,7 +25,7 @@ class MraCir(StageConfig):
     encode: EncodeConfig = EncodeConfig()
     rank: RankConfig = RankConfig()
     sample: SampleConfig = SampleConfig()
-    generate: GenerateConfig = GenerateConfig()
+    generate: MraCirGenerate = MraCirGenerate()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()

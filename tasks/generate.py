@@ -1,75 +1,30 @@
-"""Generate: triplets from pairs by MRA-CIR, captions of both images first, then the modification between them.
-
-MRA-CIR shows the model both images together with the captions that it wrote of each alone.
-"""
+"""Generate: triplets, written by a model as the recipe's plan has it; every row accounted for, nothing asked twice."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from PIL import Image
-from pydantic import Field, JsonValue, NonNegativeInt, model_validator
+from pydantic import JsonValue
 
 import prompts
-from data.artifact import Artifact, Counts, write_atomically, write_table
-from data.config import Resources, StageConfig
-from data.keys import digest
-from data.progress import progress
-from data.schemas import GENERATIONS, IMAGES, PAIRS, REJECTED, TRIPLETS
-from models.backends import Engine, Sampling, check_resources, load_backend, locate_model
-from prompts import Prompt
+from data.artifact import Artifact, Counts
+from data.config import Resources
+from data.schemas import GENERATIONS, REJECTED, TRIPLETS
+from models.backends import check_resources, load_backend, locate_model
 from tasks.asking import Asker, Figures
-from tasks.ingest import open_image
-from tasks.replies import Rejected
-from tasks.requests import Outcome, Picture, Question, Terms
+from tasks.outcomes import Outcomes
+from tasks.plans import GenerateConfig, Plan
+from tasks.pool import Pool
+from tasks.requests import Terms
+from tasks.rows import row_writer
 from tasks.spill import SortedTable
 from tasks.stage import stage
 from tasks.store import home
-
-RECIPE = "mra_cir"
-_ROWS = 4096  # triplets built and written at a time
-
-
-class GenerateConfig(StageConfig):
-    """Who writes, what it is asked, and how its answers are drawn."""
-
-    backend: str = Field("vllm", description="a file of models/backends")
-    model: str = Field("tiny_llava", description="a folder of models/checkpoints, any folder, or a Hugging Face id")
-    caption_prompt: str = Field("caption", description="a file of prompts/, asked once per image")
-    modification_prompt: str = Field("mra_cir/modification", description="a file of prompts/, asked once per pair")
-    styles: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        ("short", "sentence"), description="files of prompts/styles; each pair draws one"
-    )
-    seed: int = Field(0, description="of the draw of styles; that of the answers is sampling.seed")
-    retries: NonNegativeInt = Field(2, description="further attempts at an answer that cannot be used")
-    sampling: Sampling = Sampling()
-    engine: Engine = Engine()
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> "GenerateConfig":
-        texts = {"reference_caption", "target_caption", "style"}
-        checks: list[Callable[[], object]] = [
-            lambda: load_backend(self.backend),
-            lambda: _fitting(self.caption_prompt, "caption", {1}, set()),
-            lambda: _fitting(self.modification_prompt, "modification", {0, 2}, texts),
-            *(partial(prompts.load, f"styles/{style}") for style in self.styles),
-        ]
-        faults = []
-        for check in checks:
-            try:
-                check()
-            except (LookupError, ValueError) as error:
-                faults.append(str(error))
-        if faults:
-            raise ValueError("; ".join(faults))
-        return self
+from tasks.writing import Spent, Texts, resolved, write_texts
 
 
 def check_generator(config: GenerateConfig, resources: Resources) -> None:
@@ -77,205 +32,168 @@ def check_generator(config: GenerateConfig, resources: Resources) -> None:
     check_resources(config.backend, resources)
 
 
-def _fitting(name: str, answer: str, images: set[int], placeholders: set[str]) -> Prompt:
-    """A prompt that this stage can fill and read."""
-    prompt = prompts.load(name)
-    if prompt.images not in images or answer not in prompt.answer or not prompt.placeholders <= placeholders:
-        raise ValueError(
-            f"prompt {name!r} shows {prompt.images} images, fills {sorted(prompt.placeholders)} and asks for "
-            f"{list(prompt.answer)}; want {sorted(images)} images, at most {sorted(placeholders)}, and {answer!r}"
-        )
-    return prompt
-
-
-def deciding_facts(config: GenerateConfig, pairs: Artifact, images: Artifact) -> dict[str, Any]:
+def deciding_facts(config: GenerateConfig, images: Artifact, pairs: Artifact | None = None) -> dict[str, Any]:
     """What the config only names: the model's revision and the digests of the texts."""
-    names = [config.caption_prompt, config.modification_prompt, *(f"styles/{style}" for style in config.styles)]
     return {
         "revision": locate_model(config.backend, config.model).revision,
-        "prompts": {name: prompts.load(name).digest for name in names},
+        "prompts": {name: prompts.load(name).digest for name in config.prompt_names()},
     }
 
 
-@stage(version=1, facts=deciding_facts)
-def generate(out: Path, config: GenerateConfig, pairs: Artifact, images: Artifact, *, resources: Resources) -> Counts:
-    """Write triplets.parquet, ordered as the pairs are, generations.parquet and rejected.parquet.
+@stage(version=2, facts=deciding_facts)
+def generate(
+    out: Path, config: GenerateConfig, pairs: Artifact | None, images: Artifact, *, resources: Resources
+) -> Counts:
+    """Write triplets.parquet and rejected.parquet, ordered by row, and generations.parquet, ordered by request.
 
-    Every image that occurs in a pair is captioned once; a pair whose captions are there is asked for a modification.
-    Answers come from the ledger where it has them, and a kill loses at most one chunk. A pair without a usable answer
-    is dropped under its reason, with "caption_" before it if the caption was at fault; rejected.parquet has the raw
-    answer, and generations.parquet every request that was used or rejected.
+    Rows that come in are pairs, or images where the recipe takes no pairs. One without any usable text is dropped
+    under the reason of its first; where several texts are wanted of each, those that failed are in rejected.parquet
+    too, and `detail` counts them. Reasons begin with "caption_" or "target_text_" if that text was at fault.
+
+    Answers come from the ledger where it has them, and a kill loses at most one chunk. generations.parquet has every
+    request that was used or rejected.
+
+    Args:
+        out: the folder to write to.
+        config: of one of the recipes in tasks/plans.
+        pairs: None for the recipes that write about single images.
+        images: the ingested images.
+        resources: size of a chunk, threads, and what the engine may take.
     """
-    table = pairs.read(PAIRS, "pairs.parquet")
-    caption_prompt = prompts.load(config.caption_prompt)
-    modification_prompt = prompts.load(config.modification_prompt)
-    pictures = _pictures(images, table, config.engine)
-    terms = Terms(locate_model(config.backend, config.model), config.sampling, config.engine, pictures)
+    plan = config.plan(pairs, images)
     generations = SortedTable(out / "unsorted", GENERATIONS, "request_id")
-    with Asker(
+    with Outcomes(out / "outcomes.sqlite") as outcomes:
+        terms = terms_of(config, images)
+        if pairs is not None:
+            _check(terms, plan, images)
+        with open_asker(config, plan, terms, resources, generations) as asker:
+            spent = write_texts(plan, asker, outcomes)
+        tally = _write(out, plan, terms, outcomes)
+        requests = generations.write(out / "generations.parquet", partial(_mark_withdrawn, outcomes))
+    return Counts(
+        read=plan.sources,
+        kept=plan.sources - tally.dropped.total(),
+        dropped=dict(tally.dropped),
+        written=tally.written,
+        detail=_detail(plan, asker.figures, tally, spent, requests),
+    )
+
+
+def _check(terms: Terms, plan: Plan, images: Artifact) -> None:
+    """Raise a ValueError if the pairs speak of images that are not there."""
+    missing = [value.as_py() for value in plan.captioned if value.as_py() not in terms.pictures]
+    if missing:
+        raise ValueError(f"{len(missing)} images of the pairs are not in {images.path}, for example {missing[0]!r}")
+
+
+def terms_of(config: GenerateConfig, images: Artifact) -> Terms:
+    """Whom the configuration asks about these images, and how."""
+    return Terms(locate_model(config.backend, config.model), config.sampling, config.engine, Pool(images, config.engine))
+
+
+def open_asker(
+    config: GenerateConfig, plan: Plan, terms: Terms, resources: Resources, generations: SortedTable
+) -> Asker:
+    """What asks for the plan's texts: with the ledger, and an engine that starts when something is not in it."""
+    return Asker(
         terms,
         load_backend(config.backend),
         resources,
         ledger=home() / "ledger",
         retries=config.retries,
-        images_per_prompt=2,
+        images_per_prompt=max(prompt.images for prompt in plan.prompts),
         record=generations.add,
-    ) as asker:
-        to_caption = (Question(image_id, caption_prompt.render(), (image_id,)) for image_id in sorted(pictures))
-        captions = _answers(asker, caption_prompt, to_caption, len(pictures), "captions")
-        ready = sum(_caption_fault(pair, captions) is None for pair in _rows(table))
-        to_modify = _modification_questions(config, table, captions)
-        modifications = _answers(asker, modification_prompt, to_modify, ready, "modifications")
-    _write_triplets(out / "triplets.parquet", _triplets(config, terms, table, captions, modifications))
-    rejected = pa.Table.from_pylist(list(_rejected(table, captions, modifications)), schema=REJECTED)
-    write_table(out / "rejected.parquet", rejected, REJECTED)
-    requests = generations.write(out / "generations.parquet")
-    numbers = {"captions": len(captions), "modifications": len(modifications), "requests": requests}
-    kept = table.num_rows - rejected.num_rows
-    return Counts(
-        read=table.num_rows,
-        kept=kept,
-        dropped=dict(Counter(rejected["reason"].to_pylist())),
-        written=kept,
-        detail=_detail(asker.figures, numbers),
     )
 
 
-def _pictures(images: Artifact, pairs: pa.Table, engine: Engine) -> dict[str, Picture]:
-    """The images that occur in a pair."""
-    wanted = pa.chunked_array([*pairs["reference_id"].chunks, *pairs["target_id"].chunks], pa.string()).unique()
-    table = images.read(IMAGES, "images.parquet")
-    table = table.filter(pc.is_in(table["image_id"], value_set=wanted))
-    if table.num_rows != len(wanted):
-        missing = sorted(set(wanted.to_pylist()) - set(table["image_id"].to_pylist()))
-        raise ValueError(f"{len(missing)} images of the pairs are not in {images.path}, for example {missing[0]!r}")
-    side = engine.image_side
-    columns = ("image_id", "uri", "width", "height", "sha256")
+@dataclass
+class _Tally:
+    """What came of it: rows that came in by the reason they were dropped for, texts by that of theirs."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    written: int = 0
+    drawn: dict[str, Counter[str]] = field(default_factory=lambda: {"style": Counter(), "edit_type": Counter()})
+
+
+def _write(out: Path, plan: Plan, terms: Terms, outcomes: Outcomes) -> _Tally:
+    tally = _Tally()
+    with (
+        row_writer(out / "triplets.parquet", TRIPLETS) as triplets,
+        row_writer(out / "rejected.parquet", REJECTED) as rejected,
+    ):
+        for _, texts in groupby(resolved(plan, outcomes), key=lambda one: one.row.source):
+            faults = []
+            written = triplets.rows
+            for one in texts:
+                if one.fault is None:
+                    triplet = _triplet(plan, terms, one)
+                    triplets.add(triplet)
+                    for name, counts in tally.drawn.items():
+                        counts.update([triplet[name]] if triplet[name] is not None else [])
+                    continue
+                reason, raw = one.fault
+                faults.append(reason)
+                rejected.add({"row_id": one.row.row_id, "stage": "generate", "reason": reason, "detail": raw})
+            tally.rejected.update(faults)
+            tally.dropped.update(faults[:1] if triplets.rows == written else [])
+    tally.written = triplets.rows
+    return tally
+
+
+def _triplet(plan: Plan, terms: Terms, one: Texts) -> dict[str, Any]:
+    """A row of TRIPLETS."""
+    row, texts = one.row, one.texts
+    caption = plan.caption_prompt.digest if plan.caption_prompt is not None else ""
     return {
-        image_id: Picture(
-            # Another limit on the size does not make another image of one that is below both.
-            digest=sha256 if max(width, height) <= side else f"{sha256}@{side}",
-            load=partial(_seen, images, uri, side),
-        )
-        for image_id, uri, width, height, sha256 in zip(*(table[name].to_pylist() for name in columns), strict=True)
+        **dict.fromkeys(TRIPLETS.names),
+        **row.columns,
+        "triplet_id": row.row_id,
+        "reference_id": row.reference_id,
+        "target_id": row.target_id,
+        "modification": texts[plan.modification],
+        "target_text": texts[plan.target_text] if plan.target_text is not None else None,
+        "reference_caption": texts.get("reference_caption"),
+        "target_caption": texts.get("target_caption"),
+        "negative_texts": [texts["caption"]] if plan.caption_is_negative else None,
+        "recipe": plan.recipe,
+        "provenance": {
+            "model": terms.model,
+            "revision": terms.located.revision,
+            "prompt_digest": plan.steps[0].prompt.digest,
+            "caption_prompt_digest": caption,
+            "request_ids": one.request_ids,
+        },
     }
 
 
-def _seen(images: Artifact, uri: str, side: int) -> Image.Image:
-    image = open_image(images, uri)
-    if max(image.size) > side:
-        image.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return image
+def _mark_withdrawn(outcomes: Outcomes, generations: pa.Table) -> pa.Table:
+    """Generations in which texts that were taken back have the reason for that."""
+    withdrawn = outcomes.withdrawn(generations["request_id"].to_pylist())
+    if not withdrawn:
+        return generations
+    place = generations.schema.get_field_index("rejected")
+    pairs = zip(generations["request_id"].to_pylist(), generations["rejected"].to_pylist(), strict=True)
+    reasons = pa.array([withdrawn.get(request_id, reason) for request_id, reason in pairs], pa.string())
+    return generations.set_column(place, generations.schema.field(place), reasons)
 
 
-def _answers(asker: Asker, prompt: Prompt, questions: Iterable[Question], total: int, unit: str) -> dict[str, Outcome]:
-    outcomes = {}
-    with progress(total, unit) as advance:
-        for outcome in asker.ask(prompt, questions):
-            outcomes[outcome.row_id] = outcome
-            advance(1)
-    return outcomes
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=_ROWS):
-        yield from batch.to_pylist()
-
-
-def _caption_fault(pair: Mapping[str, Any], captions: Mapping[str, Outcome]) -> tuple[str, str] | None:
-    """Reason and raw answer of the first caption that failed, if one did."""
-    for image_id in (pair["reference_id"], pair["target_id"]):
-        outcome = captions[image_id]
-        if isinstance(outcome.texts, Rejected):
-            return f"caption_{outcome.texts.reason}", outcome.raw
-    return None
-
-
-def _text(outcome: Outcome, field: str) -> str:
-    """A text of an outcome that is known to be none of the rejected."""
-    assert not isinstance(outcome.texts, Rejected)
-    return outcome.texts[field]
-
-
-def style_of(config: GenerateConfig, pair_id: str) -> str:
-    """The style of a pair: drawn by seed and id, so that other pairs do not change it."""
-    return config.styles[int(digest([config.seed, pair_id])[:12], 16) % len(config.styles)]
-
-
-def _modification_questions(
-    config: GenerateConfig, pairs: pa.Table, captions: Mapping[str, Outcome]
-) -> Iterator[Question]:
-    """One for each pair whose images both have a caption."""
-    prompt = prompts.load(config.modification_prompt)
-    styles = {style: prompts.load(f"styles/{style}").text for style in config.styles}
-    for pair in _rows(pairs):
-        if _caption_fault(pair, captions) is not None:
-            continue
-        reference, target = pair["reference_id"], pair["target_id"]
-        fields = {
-            "reference_caption": _text(captions[reference], "caption"),
-            "target_caption": _text(captions[target], "caption"),
-            "style": styles[style_of(config, pair["pair_id"])],
-        }
-        rendered = prompt.render(**{name: fields[name] for name in prompt.placeholders})
-        yield Question(pair["pair_id"], rendered, (reference, target) if prompt.images else ())
-
-
-def _triplets(
-    config: GenerateConfig,
-    terms: Terms,
-    pairs: pa.Table,
-    captions: Mapping[str, Outcome],
-    modifications: Mapping[str, Outcome],
-) -> Iterator[dict[str, Any]]:
-    """One row of TRIPLETS for each pair with a modification; the triplet has its pair's id."""
-    caption_prompt, prompt = prompts.load(config.caption_prompt), prompts.load(config.modification_prompt)
-    for pair in _rows(pairs):
-        outcome = modifications.get(pair["pair_id"])
-        if outcome is None or isinstance(outcome.texts, Rejected):
-            continue
-        reference, target = captions[pair["reference_id"]], captions[pair["target_id"]]
-        yield {
-            "triplet_id": pair["pair_id"],
-            **{name: pair[name] for name in ("pair_id", "view", "reference_id", "target_id", "rank", "score")},
-            "modification": _text(outcome, "modification"),
-            "style": style_of(config, pair["pair_id"]) if "style" in prompt.placeholders else None,
-            "reference_caption": _text(reference, "caption"),
-            "target_caption": _text(target, "caption"),
-            "recipe": RECIPE,
-            "provenance": {
-                "model": terms.model,
-                "revision": terms.located.revision,
-                "prompt_digest": prompt.digest,
-                "caption_prompt_digest": caption_prompt.digest,
-                "request_ids": [reference.request_id, target.request_id, outcome.request_id],
-            },
-        }
-
-
-def _write_triplets(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    def fill(temporary: Path) -> None:
-        with pq.ParquetWriter(temporary, TRIPLETS, compression="zstd") as file:
-            while some := list(islice(rows, _ROWS)):
-                file.write_table(pa.Table.from_pylist(some, schema=TRIPLETS))
-
-    write_atomically(path, fill)
-
-
-def _rejected(
-    pairs: pa.Table, captions: Mapping[str, Outcome], modifications: Mapping[str, Outcome]
-) -> Iterator[dict[str, str]]:
-    """One row of REJECTED for each pair without a triplet."""
-    for pair in _rows(pairs):
-        fault = _caption_fault(pair, captions)
-        if fault is None:
-            outcome = modifications[pair["pair_id"]]
-            fault = (outcome.texts.reason, outcome.raw) if isinstance(outcome.texts, Rejected) else None
-        if fault is not None:
-            yield {"row_id": pair["pair_id"], "stage": "generate", "reason": fault[0], "detail": fault[1]}
-
-
-def _detail(figures: Figures, numbers: Mapping[str, int]) -> dict[str, JsonValue]:
+def _detail(plan: Plan, figures: Figures, tally: _Tally, spent: list[Spent], requests: int) -> dict[str, JsonValue]:
+    """Figures for the report: of all requests, of the texts, and of each prompt."""
     plain = asdict(figures) | {"rejections": dict(sorted(figures.rejections.items()))}
-    seconds = {name: round(plain[name], 3) for name in ("engine_seconds", "start_seconds")}
-    return {**numbers, **plain, **seconds}
+    texts: dict[str, JsonValue] = {"wanted": plan.sources * plan.texts, "written": tally.written}
+    if tally.rejected:
+        texts["rejected"] = dict(sorted(tally.rejected.items()))
+    return {
+        "requests": requests,
+        **{name: round(value, 3) if isinstance(value, float) else value for name, value in plain.items()},
+        "texts": texts,
+        **{f"{name}s": dict(sorted(counts.items())) for name, counts in tally.drawn.items() if counts},
+        "prompts": {one.prompt: _plain(one) for one in spent},
+    }
+
+
+def _plain(one: Spent) -> dict[str, JsonValue]:
+    plain = asdict(one)
+    del plain["prompt"]
+    return plain | {"seconds": round(one.seconds, 3)}

@@ -25,11 +25,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Question:
-    """One rendered prompt to be answered, as often as it takes, for a row of the caller's."""
+    """One rendered prompt to be answered, as often as it takes, for a row of the caller's.
+
+    Attributes:
+        row_id: the caller's name for it.
+        rendered: the prompt.
+        image_ids: what it shows, in order.
+        draw: 0, or a number that asks for yet another answer to the same words; it is drawn as a retry is, because a
+            most likely answer would be the same again.
+    """
 
     row_id: str
     rendered: str
     image_ids: tuple[str, ...]
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,10 +110,15 @@ class Attempt:
             "images": terms.digests(question),
             "model": terms.model,
             "revision": terms.located.revision,
-            "sampling": terms.drawn(number),
+            "sampling": terms.drawn(number + question.draw),
             "attempt": number,
+            **({"draw": question.draw} if question.draw else {}),
         }
         return Attempt(terms, prompt, question, number, digest(deciding))
+
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        return self.terms.drawn(self.number + self.question.draw)
 
     def request(self, images: Mapping[str, Image.Image]) -> Request:
         """What the engine gets. The seed comes from the id, so every row and attempt has its own."""
@@ -114,7 +128,7 @@ class Attempt:
             images=tuple(images[image_id] for image_id in self.question.image_ids),
             image_digests=self.terms.digests(self.question),
             seed=int(self.request_id[:8], 16) >> 1,
-            temperature=float(self.terms.drawn(self.number)["temperature"]),
+            temperature=float(self._drawn["temperature"]),
             answer=self.prompt.answer,
         )
 
@@ -128,7 +142,7 @@ class Attempt:
             revision=self.terms.located.revision,
             rendered=self.question.rendered,
             image_digests=self.terms.digests(self.question),
-            sampling=canonical(self.terms.drawn(self.number)),
+            sampling=canonical(self._drawn),
             attempt=self.number,
             raw_response=response.text,
             finish_reason=response.finish_reason,

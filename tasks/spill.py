@@ -1,7 +1,7 @@
 """Tables that are ordered by a key but come in any order, and may be larger than memory."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ class SortedTable:
         if len(self._buffer) >= _BUFFER:
             self._spill()
 
-    def write(self, path: Path) -> int:
-        """Write all rows to a Parquet file, ordered, whole; returns their number."""
+    def write(self, path: Path, revise: Callable[[pa.Table], pa.Table] | None = None) -> int:
+        """Write all rows to a Parquet file, ordered, whole; returns their number.
+
+        Args:
+            path: the file, replaced.
+            revise: changes some ordered rows before they are written; it keeps their number and schema.
+        """
         self._spill()
         for writer in self._writers.values():
             writer.close()
@@ -52,6 +57,7 @@ class SortedTable:
             with pq.ParquetWriter(temporary, self._schema, compression="zstd") as file:
                 for digit in sorted(self._writers):
                     table = self._ordered(self._folder / digit)
+                    table = table if revise is None else revise(table)
                     file.write_table(table)
                     written += table.num_rows
 

@@ -12,7 +12,8 @@ import models.backends
 from data.artifact import Artifact, Counts, seal, write_table
 from data.config import Resources
 from data.schemas import IMAGES, PAIRS
-from tasks.generate import GenerateConfig, generate
+from tasks.generate import generate
+from tasks.plans.mra_cir import MraCirGenerate
 from tasks.sample import pair_id
 from tasks.stage import Outcome
 
@@ -61,9 +62,9 @@ def small_model(folder: Path) -> Path:
     return folder
 
 
-def config_of(model: Path, **fields: object) -> GenerateConfig:
+def config_of(model: Path, **fields: object) -> MraCirGenerate:
     use_scripted_backend()
-    return GenerateConfig.model_validate({"backend": "scripted", "model": str(model), **fields})
+    return MraCirGenerate.model_validate({"backend": "scripted", "model": str(model), **fields})
 
 
 def run(place: Path, images: int = 40, step: int = 3, **fields: object) -> Outcome:

@@ -23,8 +23,9 @@ from data.artifact import Artifact, seal, write_table
 from data.config import Resources
 from data.schemas import GENERATIONS, IMAGES, REJECTED, TRIPLETS
 from models.backends.vllm import orphans
-from tasks.generate import GenerateConfig, generate, style_of
+from tasks.generate import generate
 from tasks.ingest import open_image
+from tasks.plans.mra_cir import MraCirGenerate
 from tests.models.tiny_llava import tiny_llava_folder
 from tests.tasks.backends import scripted
 from tests.tasks.scripted_generate import CHUNK, config_of, run, small_images, small_model, small_pairs
@@ -167,7 +168,7 @@ def test_other_weights_under_the_same_name_are_asked_anew(tmp_path: Path) -> Non
     assert (again.counts.detail["asked"], again.counts.detail["reused"]) == (12, 0)
 
 
-def _inputs(tmp_path: Path, images: int) -> tuple[GenerateConfig, Artifact, Artifact]:
+def _inputs(tmp_path: Path, images: int) -> tuple[MraCirGenerate, Artifact, Artifact]:
     pictures = small_images(tmp_path / "own" / "images", images)
     pairs = small_pairs(tmp_path / "own" / "pairs", images, 3)
     return config_of(small_model(tmp_path / "model")), pairs, pictures
@@ -231,7 +232,7 @@ def test_images_are_decoded_ahead_by_one_chunk_and_not_kept(tmp_path: Path, monk
         return answer(*args)
 
     answer = scripted.Scripted.generate
-    monkeypatch.setattr("tasks.generate.open_image", opening)
+    monkeypatch.setattr("tasks.pool.open_image", opening)
     monkeypatch.setattr(scripted.Scripted, "generate", counting)
     monkeypatch.setattr("tasks.generate.load_backend", lambda name: scripted.open_generator)
     generate.make(config, pairs, images, resources=Resources(chunk=CHUNK))
@@ -241,15 +242,16 @@ def test_images_are_decoded_ahead_by_one_chunk_and_not_kept(tmp_path: Path, monk
 
 
 def test_a_style_depends_on_seed_and_pair_alone() -> None:
-    config = GenerateConfig(styles=("short", "sentence"))
-    drawn = [style_of(config, str(pair)) for pair in range(400)]
+    config = MraCirGenerate(styles=("short", "sentence"))
+    drawn = [config.style_of(0, str(pair), 0) for pair in range(400)]
     assert 160 < drawn.count("short") < 240
-    assert drawn != [style_of(config.model_copy(update={"seed": 1}), str(pair)) for pair in range(400)]
+    assert drawn != [config.style_of(1, str(pair), 0) for pair in range(400)]
+    assert drawn != [config.style_of(0, str(pair), 1) for pair in range(400)]
 
 
 def test_all_faults_of_a_config_are_told_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
-        GenerateConfig(backend="vlm", caption_prompt="judge", modification_prompt="mra_cir", styles=("shrt",))
+        MraCirGenerate(backend="vlm", caption_prompt="judge", modification_prompt="mra_cir", styles=("shrt",))
     for part in ("no backend 'vlm'", "prompt 'judge' shows 2 images", "no prompt 'mra_cir'", "'styles/shrt'"):
         assert part in str(caught.value)
 
@@ -298,7 +300,7 @@ def test_real_vllm_end_to_end_leaves_no_process(tmp_path: Path) -> None:
     model = tiny_llava_folder(tmp_path / "random_llava")
     pairs, images = small_pairs(tmp_path / "pairs", 6, 2), small_images(tmp_path / "images", 6)
     for structured in (False, True):
-        config = GenerateConfig.model_validate(
+        config = MraCirGenerate.model_validate(
             {
                 **{"model": str(model), "retries": 1},
                 "sampling": {"max_tokens": 100, "temperature": 1.0},

@@ -1,0 +1,68 @@
+"""The ingested images as what a model may be asked about, looked up in the table without an object per image."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import pyarrow as pa
+from PIL import Image
+
+from data.artifact import Artifact
+from data.schemas import IMAGES
+from models.backends import Engine
+from tasks.ingest import open_image
+from tasks.requests import Picture
+
+_COLUMNS = ("image_id", "uri", "width", "height", "sha256")
+
+
+class Pool(Mapping[str, Picture]):
+    """Pictures by image id. A picture is made when it is looked up, so memory holds the Arrow table alone."""
+
+    def __init__(self, images: Artifact, engine: Engine) -> None:
+        """Read the table.
+
+        Args:
+            images: the artifact of `ingest`; its ids ascend.
+            engine: `image_side` limits what is seen.
+        """
+        self._images, self._side = images, engine.image_side
+        table = images.read(IMAGES, "images.parquet").select(_COLUMNS).combine_chunks()
+        self._columns = {name: table[name].combine_chunks() for name in _COLUMNS}
+
+    def __getitem__(self, image_id: str) -> Picture:
+        place = self._place(image_id)
+        if place is None:
+            raise KeyError(image_id)
+        uri, width, height, sha256 = (self._columns[name][place].as_py() for name in _COLUMNS[1:])
+        return Picture(
+            # Another limit on the size does not make another image of one that is below both.
+            digest=sha256 if max(width, height) <= self._side else f"{sha256}@{self._side}",
+            load=partial(_seen, self._images, uri, self._side),
+        )
+
+    def __contains__(self, image_id: object) -> bool:
+        return isinstance(image_id, str) and self._place(image_id) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return (value.as_py() for value in self._columns["image_id"])
+
+    def __len__(self) -> int:
+        return len(self._columns["image_id"])
+
+    def _place(self, image_id: str) -> int | None:
+        ids = self._columns["image_id"]
+        place = bisect_left(ids, image_id, key=_text)
+        return place if place < len(ids) and ids[place].as_py() == image_id else None
+
+
+def _text(value: pa.StringScalar) -> str:
+    text: str = value.as_py()
+    return text
+
+
+def _seen(images: Artifact, uri: str, side: int) -> Image.Image:
+    image = open_image(images, uri)
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    return image
