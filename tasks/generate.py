@@ -88,7 +88,9 @@ def _check(terms: Terms, plan: Plan, images: Artifact) -> None:
 
 def terms_of(config: GenerateConfig, images: Artifact) -> Terms:
     """Whom the configuration asks about these images, and how."""
-    return Terms(locate_model(config.backend, config.model), config.sampling, config.engine, Pool(images, config.engine))
+    return Terms(
+        locate_model(config.backend, config.model), config.sampling, config.engine, Pool(images, config.engine)
+    )
 
 
 def open_asker(

@@ -55,6 +55,12 @@ def small_pairs(folder: Path, images: int, step: int) -> Artifact:
     return seal(folder, counts, stage="sample", config={"images": images, "step": step})
 
 
+def resealed(artifact: Artifact) -> Artifact:
+    """The artifact after its files were changed by a test."""
+    manifest = artifact.manifest
+    return seal(artifact.path, artifact.counts, stage=artifact.stage, config=manifest["config"])
+
+
 def small_model(folder: Path) -> Path:
     """What passes for a model's folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import prompts
-from data.artifact import Artifact, seal, write_table
+from data.artifact import Artifact, write_table
 from data.config import Resources
 from data.schemas import GENERATIONS, IMAGES, REJECTED, TRIPLETS
 from models.backends.vllm import orphans
@@ -28,7 +29,7 @@ from tasks.ingest import open_image
 from tasks.plans.mra_cir import MraCirGenerate
 from tests.models.tiny_llava import tiny_llava_folder
 from tests.tasks.backends import scripted
-from tests.tasks.scripted_generate import CHUNK, config_of, run, small_images, small_model, small_pairs
+from tests.tasks.scripted_generate import CHUNK, config_of, resealed, run, small_images, small_model, small_pairs
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,15 +175,10 @@ def _inputs(tmp_path: Path, images: int) -> tuple[MraCirGenerate, Artifact, Arti
     return config_of(small_model(tmp_path / "model")), pairs, pictures
 
 
-def _sealed_anew(images: Artifact) -> Artifact:
-    """The folder as it is now, as if its images had always been so: damage after the seal is refused earlier."""
-    return seal(images.path, images.counts, stage="ingest", config=images.manifest["config"])
-
-
 def test_an_image_that_is_gone_costs_its_pairs_only(tmp_path: Path) -> None:
     config, pairs, images = _inputs(tmp_path, 20)
     (images.path / "images" / "007.png").unlink()
-    images = _sealed_anew(images)
+    images = resealed(images)
     artifact = generate.make(config, pairs, images, resources=Resources(chunk=CHUNK)).artifact
     triplets, _, rejected = _tables(artifact)
     # i007 is the reference of one pair and the target of another.
@@ -193,8 +189,8 @@ def test_an_image_that_is_gone_costs_its_pairs_only(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_gone_stops_the_run(tmp_path: Path) -> None:
     config, pairs, images = _inputs(tmp_path, 20)
-    (images.path / "images").rename(images.path / "elsewhere")
-    images = _sealed_anew(images)
+    shutil.rmtree(images.path / "images")
+    images = resealed(images)
     with pytest.raises(RuntimeError, match="none of 8 images can be read any more, for example 'i000'"):
         generate.make(config, pairs, images, resources=Resources(chunk=CHUNK))
 
@@ -207,7 +203,7 @@ def test_two_pairs_that_come_to_the_same_request_share_it(tmp_path: Path) -> Non
     same[1], same[4] = same[0], same[3]  # the pairs (0, 3) and (1, 4) show the same
     table = table.set_column(4, table.schema.field("sha256"), pa.array(same))
     write_table(images.path / "images.parquet", table, table.schema)
-    images = _sealed_anew(images)
+    images = resealed(images)
     artifact = generate.make(
         config.model_copy(update={"styles": ("short",)}), pairs, images, resources=Resources(chunk=CHUNK)
     ).artifact
