@@ -1,11 +1,14 @@
 """Windows of a ranking: by rank, by percentile of the pool, or by score."""
 
+import re
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from data.config import StageConfig
+
+_WRITTEN = re.compile(r"(?:(rank|percentile|score)s?\s+)?(-?[\d.]+)\s*(?:-|to)\s*(-?[\d.]+)")
 
 
 class Window(StageConfig):
@@ -19,6 +22,17 @@ class Window(StageConfig):
     # Ranks 51 to 60, inclusive: MRA-CIR, Method Summary. Absolute ranks mean less in a larger pool (docs/windows.md).
     low: int | float = Field(default=51, description="first rank, percentile or least score of the window")
     high: int | float = Field(default=60, description="last rank, percentile or highest score, inclusive")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        """Read "51-60", "ranks 51 to 60", "percentile 0-1" or "score 0.8-0.96"; what is no text is left as it is."""
+        if not isinstance(value, str):
+            return value
+        found = _WRITTEN.fullmatch(value.strip())
+        if found is None:
+            raise ValueError(f"a window is written as 51-60, percentile 0-1 or score 0.8-0.96, got {value!r}")
+        return {"by": found[1] or "rank", "low": found[2], "high": found[3]}
 
     @field_validator("low", "high", mode="after")
     @classmethod

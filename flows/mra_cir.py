@@ -16,6 +16,7 @@ from tasks.rank import RankConfig, rank
 from tasks.report import ReportConfig, report
 from tasks.sample import SampleConfig, sample
 from tasks.train import TrainConfig, train
+from tasks.windows import WindowsConfig, windows
 
 
 class MraCir(StageConfig):
@@ -25,6 +26,7 @@ class MraCir(StageConfig):
     encode: EncodeConfig = EncodeConfig()
     rank: RankConfig = RankConfig()
     sample: SampleConfig = SampleConfig()
+    windows: WindowsConfig = WindowsConfig()
     generate: MraCirGenerate = MraCirGenerate()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -52,10 +54,11 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
         tokens = encode(config.encode, images, resources=resources)
         ranking = rank(config.rank, tokens, resources=resources)
         pairs = sample(config.sample, ranking)
+        compared = windows(config.windows, ranking)
         triplets = generate(config.generate, pairs, images, resources=resources)
         trained = train(config.train, triplets, images, tokens, resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, resources=resources)
-        report(config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens)
+        report(config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens, windows=compared)
     return run.id
 
 
@@ -63,5 +66,5 @@ RECIPE = Recipe(
     name="mra_cir",
     config=MraCir,
     flow=mra_cir,
-    stages=(ingest, encode, rank, sample, generate, train, evaluate, report),
+    stages=(ingest, encode, rank, sample, windows, generate, train, evaluate, report),
 )

@@ -146,4 +146,8 @@ def _text(value: Any) -> str:
         return "none"
     if isinstance(value, (list, tuple)) and all(isinstance(item, (str, int, float)) for item in value):
         return ",".join(str(item) for item in value)
-    return str(value) if not isinstance(value, (list, tuple, dict)) else json.dumps(value, default=str)
+    return str(value) if not isinstance(value, (list, tuple, dict)) else json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

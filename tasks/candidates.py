@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from data.artifact import Artifact
+from data.draws import lot
 from data.schemas import RANKING
 from data.windows import Window
 
@@ -94,10 +95,11 @@ class Reach:
         """Raises a ValueError if the ranking was cut off before the window ends."""
         self.window = window
         self.pool = max(0, ranking.counts.read - 1)
-        self.depth = int(ranking.manifest["config"].get("depth", self.pool))
+        depth = ranking.manifest["config"].get("depth")
+        self.depth = None if depth is None else int(depth)
         self.ranks = window.ranks(self.pool)
         self.cut_off = 0
-        if self.ranks is not None and self.ranks.stop - 1 > self.depth:
+        if self.ranks is not None and self.depth is not None and self.ranks.stop - 1 > self.depth:
             raise ValueError(
                 f"the window of {window} ends at rank {self.ranks.stop - 1}, but the ranking keeps only {self.depth}"
                 f" candidates; set rank.depth to at least {self.ranks.stop - 1}"
@@ -125,3 +127,8 @@ class Reach:
         if self.ranks is None:
             found["window_goes_on_below_the_ranking"] = self.cut_off
         return found
+
+
+def drawn_place(seed: int, reference_id: str, count: int) -> int:
+    """Which of `count` candidates a reference draws: uniform, as 2^256 is so much larger than any window."""
+    return lot("rank", seed, reference_id) % count

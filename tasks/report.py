@@ -11,7 +11,8 @@ from data.artifact import Artifact, Counts, read_table, write_atomically
 from data.config import StageConfig
 from data.schemas import SCORES
 from tasks.report_cards import Card, cards, rejections
-from tasks.report_parts import headlines, interval_chart, score_tables, similarity_chart, stage_row, training_charts
+from tasks.report_parts import headlines, interval_chart, score_tables, stage_row, training_charts
+from tasks.report_windows import window_section
 from tasks.stage import stage
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ class ReportConfig(StageConfig):
     seed: int = Field(0, description="of both draws")
 
 
-@stage(version=1)
+@stage(version=2)
 def report(
     out: Path,
     config: ReportConfig,
@@ -39,16 +40,18 @@ def report(
     scores: Artifact | None,
     *,
     tokens: Artifact | None = None,
+    windows: Artifact | None = None,
 ) -> Counts:
-    """Write report.html: scores beside the baselines, stages, curves, a sample of triplets, rejected rows.
+    """Write report.html: scores beside the baselines, stages, curves, windows, a sample of triplets, rejected rows.
 
     A recipe without one of the optional stages leaves it out. An image that cannot be shown any more becomes a box
     that says why. Rows are triplets: all are counted as kept, `detail` tells how many are shown.
     """
-    stages = [one for one in (images, tokens, ranking, pairs, triplets, trained, scores) if one is not None]
+    stages = [one for one in (images, tokens, ranking, pairs, windows, triplets, trained, scores) if one is not None]
     total, shown = cards(triplets, images, config.triplets, config.thumbnail, config.seed)
     measured = [] if scores is None else read_table(scores.file("scores.parquet"), SCORES).to_pylist()
     tables = score_tables(measured)
+    section = window_section(images, ranking, pairs, windows, config.pairs, config.thumbnail, config.seed)
     page = template("report.html.j2").render(
         recipe=shown[0].row["recipe"] if shown else triplets.stage,
         facts=_facts(stages, tokens, shown),
@@ -56,7 +59,8 @@ def report(
         score_charts=[interval_chart(table) for table in tables if not table.tags],
         score_tables=tables,
         stages=[stage_row(one) for one in stages],
-        charts=_charts(config, trained, pairs, ranking),
+        charts=_charts(trained),
+        windows=section,
         cards=shown,
         total=total,
         seed=config.seed,
@@ -90,15 +94,9 @@ def _facts(stages: list[Artifact], tokens: Artifact | None, shown: list[Card]) -
     return [*facts, ("texts by", ", ".join(writers) or "nobody")]
 
 
-def _charts(
-    config: ReportConfig, trained: Artifact | None, pairs: Artifact | None, ranking: Artifact | None
-) -> list[Markup]:
-    charts = []
-    if trained is not None:
-        from tasks.train import HISTORY  # torch takes seconds to import
+def _charts(trained: Artifact | None) -> list[Markup]:
+    if trained is None:
+        return []
+    from tasks.train import HISTORY  # torch takes seconds to import
 
-        charts += training_charts(read_table(trained.file("history.parquet"), HISTORY))
-    if pairs is not None:
-        similarity = similarity_chart(pairs, ranking, config.pairs, config.seed)
-        charts += [] if similarity is None else [similarity]
-    return charts
+    return training_charts(read_table(trained.file("history.parquet"), HISTORY))

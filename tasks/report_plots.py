@@ -148,6 +148,23 @@ def intervals(title: str, summary: str, x: str, rows: Sequence[Interval]) -> Mar
     return _figure(title, summary, parts, [], height)
 
 
+def bars(title: str, summary: str, x: str, y: str, counted: Sequence[tuple[int, int]]) -> Markup:
+    """A bar for each whole number that was counted at least once; arguments as of `lines`.
+
+    Args:
+        counted: (number, how often), numbers rising; at least one.
+    """
+    # Ticks at fractions would make no sense, and over less than five units there would be some.
+    frame = Frame([0.0, max(5.0, counted[-1][0] + 1.0)], [0.0, *(float(count) for _, count in counted)])
+    parts = [*frame.x_axis(x), *frame.y_axis(y)]
+    width = max(1.0, 0.8 * (frame.x(1) - frame.x(0)))
+    for times, count in counted:
+        top, height = frame.y(count), frame.y(0) - frame.y(count)
+        drawn = Markup('<rect class="c0" x="{}" y="{}" width="{}" height="{}"/>')
+        parts.append(drawn.format(round(frame.x(times) - width / 2, 1), top, round(width, 1), round(height, 1)))
+    return _figure(title, summary, parts, [])
+
+
 def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
     """At most `most` points: means of equally many neighbours, where there are more."""
     size = math.ceil(len(points) / most)

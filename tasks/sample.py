@@ -15,7 +15,7 @@ from data.draws import chosen_references, lot
 from data.keys import digest
 from data.schemas import PAIRS
 from data.windows import Window
-from tasks.candidates import Reach, by_reference, references
+from tasks.candidates import Reach, by_reference, drawn_place, references
 from tasks.figures import score_figures, target_figures
 from tasks.stage import stage
 
@@ -166,8 +166,8 @@ def _filtered(
 
 
 def _drawn(config: SampleConfig, one: Eligible, choice: Sequence[int]) -> dict[str, Any]:
-    """One of the candidates as a pair; 2^256 is so much larger than any window that the remainder is uniform."""
-    at = choice[lot("rank", config.seed, one.reference_id) % len(choice)]
+    """One of the candidates as a pair."""
+    at = choice[drawn_place(config.seed, one.reference_id, len(choice))]
     return {
         "pair_id": pair_id(one.reference_id, one.ids[at], config.view),
         "reference_id": one.reference_id,

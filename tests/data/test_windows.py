@@ -73,3 +73,25 @@ def test_a_window_by_score_has_no_ranks() -> None:
 def test_a_number_is_written_one_way() -> None:
     assert Window(low=51.0).model_dump_json() == Window().model_dump_json()
     assert Window.model_validate({"low": "41", "high": "50"}).model_dump() == {"by": "rank", "low": 41, "high": 50}
+
+
+@pytest.mark.parametrize(
+    ("written", "window"),
+    [
+        ("51-60", Window()),
+        ("ranks 51 to 60", Window()),
+        (" rank 1-10 ", Window(low=1, high=10)),
+        ("percentile 0-1", Window(by="percentile", low=0, high=1)),
+        ("scores 0.8 to 0.96", Window(by="score", low=0.8, high=0.96)),
+        ("score -0.5--0.1", Window(by="score", low=-0.5, high=-0.1)),
+    ],
+)
+def test_a_window_can_be_written_in_words(written: str, window: Window) -> None:
+    assert Window.model_validate(written) == window
+    assert Window.model_validate(str(window)) == window
+
+
+@pytest.mark.parametrize("written", ["", "51", "60-51", "1.2.3-4", "rnak 1-2", "score 0.5-2"])
+def test_other_words_are_refused(written: str) -> None:
+    with pytest.raises(ValidationError):
+        Window.model_validate(written)

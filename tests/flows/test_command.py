@@ -166,7 +166,9 @@ def test_recipes_are_the_files_that_define_one() -> None:
 def test_demo_takes_the_defaults() -> None:
     recipe = load_recipe("mra_cir")
     assert recipe.name == "mra_cir"
-    assert recipe.stage_names == ["ingest", "encode", "rank", "sample", "generate", "train", "evaluate", "report"]
+    assert recipe.stage_names == [
+        *("ingest", "encode", "rank", "sample", "windows", "generate", "train", "evaluate", "report")
+    ]
     config = checked(recipe, [], [], None)
     assert config == recipe.config()
     listed = CliRunner().invoke(app, ["run", "mra_cir", "--fields"])

@@ -172,7 +172,8 @@ def test_recipes_without_ranking_or_training_have_a_page_too(tmp_path: Path, run
     text, _ = make(tmp_path, some | missing)
     shown = Page(text).text
     assert "Target text a blue circle on sand" in shown
-    assert "Training and similarity" not in shown
+    assert "Training" not in shown
+    assert "Ranking and windows" not in shown
     assert "Scores" not in shown
     assert "rank " not in shown
 
