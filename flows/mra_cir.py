@@ -1,9 +1,10 @@
 """MRA-CIR: modifications between images of near rank, and a retriever trained on them."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from prefect import flow
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from data.config import Resources, StageConfig
 from flows.recipe import Recipe
@@ -16,7 +17,19 @@ from tasks.rank import RankConfig, rank
 from tasks.report import ReportConfig, report
 from tasks.sample import SampleConfig, sample
 from tasks.train import TrainConfig, train
+from tasks.unite import UniteConfig, unite
 from tasks.windows import WindowsConfig, windows
+
+
+class View(StageConfig):
+    """Another similarity that finds pairs: what is encoded by which network, ranked and sampled how.
+
+    Its name is `sample.view`. Similarities of different networks are not comparable, so each view has its own filters.
+    """
+
+    encode: EncodeConfig
+    rank: RankConfig = RankConfig()
+    sample: SampleConfig
 
 
 class MraCir(StageConfig):
@@ -27,6 +40,9 @@ class MraCir(StageConfig):
     rank: RankConfig = RankConfig()
     sample: SampleConfig = SampleConfig()
     windows: WindowsConfig = WindowsConfig()
+    views: tuple[View, ...] = Field(
+        default=(), description="further views whose pairs are united with those of the tokens; see docs/windows.md"
+    )
     generate: MraCirGenerate = MraCirGenerate()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -36,6 +52,14 @@ class MraCir(StageConfig):
     @model_validator(mode="after")
     def _generator_has_what_it_needs(self) -> "MraCir":
         check_generator(self.generate, self.resources)
+        return self
+
+    @model_validator(mode="after")
+    def _views_have_names(self) -> "MraCir":
+        names = [self.sample.view, *(view.sample.view for view in self.views)]
+        twice = sorted(name for name, times in Counter(names).items() if times > 1)
+        if twice:
+            raise ValueError(f"two views are called {twice[0]!r}; give each a name of its own with sample.view")
         return self
 
 
@@ -55,7 +79,12 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
         ranking = rank(config.rank, tokens, resources=resources)
         pairs = sample(config.sample, ranking)
         compared = windows(config.windows, ranking)
-        triplets = generate(config.generate, pairs, images, resources=resources)
+        united = pairs
+        for view in config.views:
+            seen = encode(view.encode, images, resources=resources)
+            found = sample(view.sample, rank(view.rank, seen, resources=resources))
+            united = unite(UniteConfig(), united, found)
+        triplets = generate(config.generate, united, images, resources=resources)
         trained = train(config.train, triplets, images, tokens, resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, resources=resources)
         report(config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens, windows=compared)

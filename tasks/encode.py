@@ -1,8 +1,8 @@
-"""Encode: from images to token sets of the base checkpoint, which ranking and training start from."""
+"""Encode: from images, or their captions, to token sets, which ranking and training start from."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -10,21 +10,32 @@ from pydantic import Field
 from data.artifact import Artifact, Counts
 from data.config import Resources, StageConfig
 from data.keys import digest
+from data.progress import progress
+from data.schemas import IMAGES
 from data.tokens import HalfFloats, write_tokens
 from models.checkpoints import resolve
-from models.encoders import load_encoder
+from models.encoders import load_image_encoder
 from tasks.features import Features, compute, pictures
 from tasks.stage import NO_FACTS, stage
 from tasks.store import home
+
+if TYPE_CHECKING:
+    from models.encoders import ImageEncoder
 
 # Rows copied at a time from the feature folder into the artifact.
 CHUNK = 1024
 
 
 class EncodeConfig(StageConfig):
-    """Which network encodes, and in which numbers."""
+    """Which network encodes what, and in which numbers."""
 
-    checkpoint: str = Field("tiny_blip2", description="a shipped checkpoint, a folder, or a Hugging Face id")
+    checkpoint: str = Field(
+        "tiny_blip2",
+        description="a shipped checkpoint, a folder, or a Hugging Face id: BLIP-2 or, to rank only, CLIP, SigLIP, DINO",
+    )
+    of: Literal["image", "caption"] = Field(
+        "image", description="what of an image is encoded; captions are those that the source gives"
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="of the vision tower; auto: float16 where there is a GPU, else float32"
     )
@@ -47,22 +58,24 @@ def encode(
 ) -> Counts:
     """Write tokens.arrow: (T, D) float16 tokens of every image, L2-normalised, ordered by id.
 
-    Tokens are filed below CIRQUE_HOME/features by image, so that an interrupted run continues, and images that were
+    Of captions the text feature is written, (1, D); an image without one is dropped as such. Tokens of images are filed
+    below CIRQUE_HOME/features by image, so that an interrupted run continues, and images that were
     encoded by an earlier run, of whatever folder, are not encoded again.
 
     Raises:
-        ValueError: naming an image whose file is gone or changed, or whose tokens are not finite numbers.
+        ValueError: naming an image whose file is gone or changed, or whose tokens are not finite numbers; if captions
+            are asked for and no image has one, or the checkpoint reads no texts.
     """
     refuse_half_on_cpu(config.dtype, str(facts["dtype"]), resources)
+    if config.of == "caption":
+        return _encode_captions(out, config, images, facts, resources)
     rows = pictures(images)
     keys = [row.sha256 for row in rows]
     folder = home() / "features" / f"tokens-{digest({'weights': facts['weights'], 'dtype': facts['dtype']})[:20]}"
     features = Features(folder)
     computed = 0
     if features.missing(keys):
-        encoder = load_encoder(config.checkpoint, resources.device, facts["dtype"])
-        if encoder.digest != facts["weights"]:
-            raise ValueError(f"the files of checkpoint {config.checkpoint} changed while the run started; run again")
+        encoder = _load(config, facts, resources)
         computed = compute(
             features, images, rows, encoder, lambda pixels: encoder.image_tokens(encoder.vision_of(pixels)).tokens,
             resources,
@@ -75,6 +88,45 @@ def encode(
         kept=len(rows),
         written=len(rows),
         detail={"encoded": computed, "reused": len(rows) - computed, "tokens": tokens, "dim": dim},
+    )
+
+
+def _load(config: EncodeConfig, facts: Mapping[str, Any], resources: Resources) -> "ImageEncoder":
+    encoder = load_image_encoder(config.checkpoint, resources.device, facts["dtype"])
+    if encoder.digest != facts["weights"]:
+        raise ValueError(f"the files of checkpoint {config.checkpoint} changed while the run started; run again")
+    return encoder
+
+
+def _encode_captions(
+    out: Path, config: EncodeConfig, images: Artifact, facts: Mapping[str, Any], resources: Resources
+) -> Counts:
+    """Write tokens.arrow from the text features of captions."""
+    import torch
+
+    table = images.read(IMAGES, "images.parquet").select(["image_id", "caption"])
+    rows = [(row["image_id"], row["caption"]) for row in table.to_pylist() if (row["caption"] or "").strip()]
+    if not rows:
+        raise ValueError(
+            f"none of the {len(table):,} images has a caption, so there is nothing to encode with of=caption; take a"
+            " source that gives captions, or of=image"
+        )
+    encoder = _load(config, facts, resources)
+    parts = []
+    with progress(len(rows), "captions") as advance, torch.inference_mode():
+        for start in range(0, len(rows), resources.batch_size):
+            some = [caption for _, caption in rows[start : start + resources.batch_size]]
+            parts.append(encoder.text_tokens(some).tokens.to("cpu", torch.float16).numpy())
+            advance(len(some))
+    array = np.concatenate(parts)
+    write_tokens(out / "tokens.arrow", [image_id for image_id, _ in rows], array)
+    without = len(table) - len(rows)
+    return Counts(
+        read=len(table),
+        kept=len(rows),
+        dropped={"no_caption": without} if without else {},
+        written=len(rows),
+        detail={"tokens": array.shape[1], "dim": array.shape[2], "cut_captions": encoder.truncations},
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from models.encoders import Encoder
+    from models.encoders import ImageEncoder
 
 HalfFloats = npt.NDArray[np.float16]
 
@@ -117,7 +117,7 @@ def compute(
     features: Features,
     images: Artifact,
     rows: Sequence[Picture],
-    encoder: "Encoder",
+    encoder: "ImageEncoder",
     forward: "Callable[[Tensor], Tensor]",
     resources: Resources,
     unit: str = "images",

@@ -36,8 +36,8 @@ class TokenSet(NamedTuple):
     mask: Tensor
 
 
-class Encoder(Protocol):
-    """What ranking, training and evaluation need of a model.
+class ImageEncoder(Protocol):
+    """What ranking needs of a model: images as token sets, and captions if it reads texts.
 
     Attributes:
         digest: what identifies the weights and the preprocessing; part of the key of everything computed with them.
@@ -55,12 +55,20 @@ class Encoder(Protocol):
         """(B, P, W) features of the vision tower for B prepared images."""
         ...
 
-    def vision(self, images: Sequence[Image.Image]) -> Tensor:
-        """(B, P, W): both of the above, without a gradient."""
-        ...
-
     def image_tokens(self, vision: Tensor) -> TokenSet:
         """(B, T, D) tokens of images, from their vision features."""
+        ...
+
+    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+        """(B, 1, D): the one feature of each text, read without any image; a ValueError if the model reads none."""
+        ...
+
+
+class Encoder(ImageEncoder, Protocol):
+    """What training and evaluation need besides: composed queries, and texts read in every way."""
+
+    def vision(self, images: Sequence[Image.Image]) -> Tensor:
+        """(B, P, W) features of the vision tower for B images, without a gradient."""
         ...
 
     def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
@@ -141,4 +149,30 @@ def load_encoder(
         device=device,
         dtype=dtype,
         max_text_tokens=max_text_tokens,
+    )
+
+
+def load_image_encoder(checkpoint: str, device: str = "auto", dtype: str = "auto") -> ImageEncoder:
+    """Load a checkpoint that ranks images: BLIP-2, or any model of Hugging Face's with one vector per image.
+
+    Args:
+        checkpoint, device, dtype: as of `load_encoder`.
+
+    Raises:
+        FileNotFoundError, LookupError: if there is no such checkpoint.
+        ValueError: if it is no model of images.
+    """
+    from transformers import AutoConfig
+
+    from models.checkpoints import resolve
+
+    located = resolve(checkpoint)
+    revision = None if located.local else located.revision
+    config = AutoConfig.from_pretrained(located.path_or_id, revision=revision)
+    if config.model_type == "blip-2":
+        return load_encoder(checkpoint, device, dtype)
+    from models.encoders.embedding import EmbeddingEncoder
+
+    return EmbeddingEncoder.load(
+        located.path_or_id, revision=revision, digest=located.revision, device=device, dtype=dtype
     )
