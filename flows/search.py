@@ -11,7 +11,7 @@ import typer
 from data.config import Resources
 from flows.tables import console
 from tasks.display import dropped_by_reason
-from tasks.search import Found, Gallery, open_gallery, open_reference
+from tasks.search import Found, Gallery, load_encoder, open_gallery, open_reference
 from tasks.search import search as search_gallery
 from tasks.trained import checkpoint_of
 
@@ -41,8 +41,6 @@ def search(
         resources = Resources.model_validate({"device": device, "batch_size": batch_size, "workers": workers})
         name = checkpoint_of(checkpoint)
         opened = open_gallery(gallery, name, resources)
-        from models.encoders import load_encoder
-
         encoder = load_encoder(name, device)
         found = search_gallery(opened, encoder, image, text, k, keep_reference)
     except (LookupError, ValueError, OSError) as error:

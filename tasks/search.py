@@ -9,6 +9,8 @@ from data.config import Resources
 from data.images import BadImage, load_rgb
 from data.keys import file_digest
 from data.tokens import read_tokens
+from models.encoders import Encoder
+from models.encoders import load_encoder as load_trainable
 from tasks.encode import EncodeConfig, encode
 from tasks.features import Picture, pictures
 from tasks.ingest import IngestConfig, ingest
@@ -16,7 +18,6 @@ from tasks.ingest import IngestConfig, ingest
 if TYPE_CHECKING:  # torch takes seconds to import: not before the folder is known to be one
     from PIL import Image
 
-    from models.encoders import Encoder
     from models.ranking import TokenSets
 
 
@@ -73,8 +74,13 @@ def open_gallery(folder: Path, checkpoint: str, resources: Resources) -> Gallery
     return Gallery(listed.artifact, pictures(listed.artifact), TokenSets(ids, array), states)
 
 
+def load_encoder(checkpoint: str, device: str) -> Encoder:
+    """The encoder of the queries; it has to be that of the gallery. Raises as `models.encoders.load_encoder` does."""
+    return load_trainable(checkpoint, device)
+
+
 def search(
-    gallery: Gallery, encoder: "Encoder", reference: Path, text: str, k: int, keep_reference: bool = False
+    gallery: Gallery, encoder: Encoder, reference: Path, text: str, k: int, keep_reference: bool = False
 ) -> Found:
     """The k images of a gallery nearest to a reference image changed as a text says.
 
