@@ -87,7 +87,10 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
         triplets = generate(config.generate, united, images, resources=resources)
         trained = train(config.train, triplets, images, tokens, resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, resources=resources)
-        report(config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens, windows=compared)
+        report(
+            config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens, windows=compared,
+            united=united if config.views else None,
+        )  # fmt: skip
     return run.id
 
 

@@ -41,13 +41,16 @@ def report(
     *,
     tokens: Artifact | None = None,
     windows: Artifact | None = None,
+    united: Artifact | None = None,
 ) -> Counts:
     """Write report.html: scores beside the baselines, stages, curves, windows, a sample of triplets, rejected rows.
 
     A recipe without one of the optional stages leaves it out. An image that cannot be shown any more becomes a box
     that says why. Rows are triplets: all are counted as kept, `detail` tells how many are shown.
     """
-    stages = [one for one in (images, tokens, ranking, pairs, windows, triplets, trained, scores) if one is not None]
+    stages = [
+        one for one in (images, tokens, ranking, pairs, windows, united, triplets, trained, scores) if one is not None
+    ]
     total, shown = cards(triplets, images, config.triplets, config.thumbnail, config.seed)
     measured = [] if scores is None else read_table(scores.file("scores.parquet"), SCORES).to_pylist()
     tables = score_tables(measured)

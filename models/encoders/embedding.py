@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.encoders import TokenSet
-from models.encoders.blip2 import DTYPES, resolve_device, resolve_dtype
+from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
 
 
 class EmbeddingEncoder(nn.Module):
