@@ -1,19 +1,17 @@
 """A benchmark's queries and scoring rules, read from its annotation files without a single image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal, TypeVar
 
 from PIL import Image
 from pydantic import ValidationError
 
-from data.benchmarks import METRIC, Benchmark, Query
+from data.benchmarks import Benchmark, Query, Rule
 from data.config import StageConfig
 from data.keys import digest
 from data.suggest import did_you_mean
-
-Rule = Literal["target_first", "gallery_order", "target_last"]
 
 
 class Scoring(StageConfig):
@@ -59,6 +57,11 @@ class Annotations:
         return query.candidates or self.galleries.get("", ())
 
     @property
+    def plain(self) -> tuple[str, ...]:
+        """The metrics without tags, each once."""
+        return tuple(dict.fromkeys(metric.split("/")[-1] for metric in self.metrics))
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of the galleries."""
         return tuple(self.galleries)
@@ -71,6 +74,15 @@ class Annotations:
     def images(self) -> tuple[str, ...]:
         """All gallery images, each once, in order of appearance."""
         return tuple(dict.fromkeys(chain.from_iterable(self.galleries.values())))
+
+    def restricted(self, benchmark: Benchmark) -> "Annotations":
+        """The same with the queries and gallery images that a smaller benchmark has left."""
+        left = frozenset(benchmark.gallery)
+        return replace(
+            self,
+            queries=benchmark.queries,
+            galleries={part: tuple(one for one in ids if one in left) for part, ids in self.galleries.items()},
+        )
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -125,6 +137,7 @@ def as_benchmark(
     licence: str,
     load_image: Callable[[str], Image.Image],
     images: str,
+    doubt: Callable[[str], str | None] | None = None,
 ) -> Benchmark:
     """What the evaluator needs beyond scoring: pictures, source and digest.
 
@@ -134,9 +147,9 @@ def as_benchmark(
         licence: of the annotations and, where known, the images.
         load_image: RGB image of a gallery or reference id.
         images: fingerprint of the image files.
+        doubt: what is wrong with an image that can be read.
     """
     protocol = {key: str(value) for key, value in annotations.protocol.model_dump().items()}
-    plain = dict.fromkeys(metric.split("/")[-1] for metric in annotations.metrics)
     identity = [
         [annotations.name, annotations.split, protocol, images],
         {part: list(gallery) for part, gallery in annotations.galleries.items()},
@@ -148,12 +161,14 @@ def as_benchmark(
         gallery=annotations.images,
         queries=annotations.queries,
         protocol=protocol,
-        metrics=tuple(metric for metric in plain if METRIC.fullmatch(metric)),
+        metrics=annotations.plain,
         source=source,
         licence=licence,
         load_image=load_image,
         digest=digest(identity),
         images=images,
+        official=annotations.official,
+        doubt=doubt,
     )
 
 

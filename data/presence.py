@@ -98,7 +98,8 @@ def check_images(benchmark: Benchmark, allow_missing: bool = False, workers: int
 
 
 def find_faults(benchmark: Benchmark, workers: int = 2) -> dict[str, str]:
-    """Image id to what is wrong with it, of all that cannot be read; in the benchmark's order."""
+    """Image id to what is wrong with it, of all that cannot be read or are not what they should be; in the
+    benchmark's order."""
     ids = list(dict.fromkeys([*benchmark.gallery, *(query.reference_id for query in benchmark.queries)]))
 
     def fault(image_id: str) -> str | None:
@@ -106,7 +107,7 @@ def find_faults(benchmark: Benchmark, workers: int = 2) -> dict[str, str]:
             benchmark.load_image(image_id)
         except BadImage as error:
             return str(error)
-        return None
+        return benchmark.doubt(image_id) if benchmark.doubt else None
 
     found: dict[str, str] = {}
     with progress(len(ids), "images") as advance, ThreadPoolExecutor(workers) as pool:

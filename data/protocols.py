@@ -7,13 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.annotations import Annotations
 from data.benchmarks import Benchmark, Query
 from data.keys import canonical
-from data.metrics import average_precision_at, bootstrap_interval, recall_at
+from data.metrics import bootstrap_interval
+from data.orders import Places, ScoredRanking, first_places, hidden_places, subset_members
 from data.schemas import PREDICTIONS, SCORES
+from data.scoring import Outcome, judged, rule_of
 
 Scores = npt.NDArray[np.float32]
-Places = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,20 @@ class Answer:
 
 
 class Judge:
-    """Scores queries of one benchmark by its protocol.
-
-    Equal scores keep the order of the gallery (a stable sort), or put targets last where `protocol["ties"]` is
-    "pessimistic"; `Answer.tied` says where that mattered.
-    """
+    """Scores queries of one benchmark by its protocol: metrics, masked reference, order of equal scores."""
 
     def __init__(self, benchmark: Benchmark, depth: int = 50) -> None:
         """Keep the first `depth` images of each answer; metrics look as deep as they must."""
-        names = [*benchmark.metrics, *([benchmark.per_tag] if benchmark.per_tag else [])]
         self.benchmark = benchmark
-        self.metrics = {name: (name.split("@")[0], int(name.split("@")[1])) for name in names}
         self.depth = depth
-        self.cut = max((k for _, k in self.metrics.values()), default=0)
-        self._place = {image: place for place, image in enumerate(benchmark.gallery)}
+        self._metrics = list(dict.fromkeys([*benchmark.metrics, *([benchmark.per_tag] if benchmark.per_tag else [])]))
+        self._rule = rule_of(benchmark.protocol, benchmark.official)
+        self._row = {image: row for row, image in enumerate(benchmark.gallery)}
+        self._held: tuple[tuple[str, ...], Places | slice, dict[str, int]] = (
+            benchmark.gallery,
+            slice(None),
+            self._row,
+        )
 
     def answer(self, query: Query, scores: Scores) -> Answer:
         """Rank the gallery, or the query's own candidates, for one query.
@@ -56,70 +58,46 @@ class Judge:
                 does not rank are not looked at.
 
         Raises:
-            ValueError: if a score is not finite, or all are equal: such a method ranks nothing, and a stable sort would
-                reward whatever happens to come first.
+            ValueError: if a score is not finite, or all are equal: such a method ranks nothing, and a rule for ties
+                would reward whatever happens to come first.
         """
-        competing = self._competing(query)
-        self._check(query, scores, competing)
-        order = self._order(query, competing, scores)
-        top = self._ids(order[: max(self.depth, self.cut)])
-        subset = self._ids(self._order(query, self._places(query.subset), scores))
+        mode = self.benchmark.protocol["reference"]
+        if scores.shape != (len(self.benchmark.gallery),):
+            raise ValueError(
+                f"benchmark {self.benchmark.name!r}, query {query.query_id}: scores of shape {scores.shape}, want"
+                f" ({len(self.benchmark.gallery)},)"
+            )
+        candidates = query.candidates or self.benchmark.gallery
+        rows, places = self._places_of(candidates)
+        own = scores[rows]
+        ranking = ScoredRanking(query, own, candidates, places, hidden_places(mode, query, candidates, places))
+        gains = dict(zip(query.targets, query.gains or [1.0] * len(query.targets), strict=True))
+        order = ranking.order(self.depth, self._rule, gains)
+        values, tied = (
+            judged(self._metrics, query, ranking, self._rule, subset_members(mode, query))
+            if query.targets
+            else ([], False)
+        )
         return Answer(
             query=query,
-            ranked=tuple(top[: self.depth]),
-            scores=tuple(float(score) for score in scores[order[: self.depth]]),
-            values={name: _value(kind, k, query, top, subset) for name, (kind, k) in self.metrics.items()}
-            if query.targets
-            else {},
-            tied=self._tied(query, scores, competing),
+            ranked=tuple(candidates[place] for place in order),
+            scores=tuple(map(float, own[order])),
+            values=dict(zip(self._metrics, values, strict=True)) if query.targets else {},
+            tied=tied,
         )
 
-    def _competing(self, query: Query) -> Places:
-        """Places of the images that are ranked for this query, in gallery order."""
-        places = self._places(query.candidates) if query.candidates else np.arange(len(self.benchmark.gallery))
-        if self.benchmark.protocol["reference"] == "mask":
-            places = places[places != self._place.get(query.reference_id, -1)]
-        return places
+    def _places_of(self, candidates: tuple[str, ...]) -> tuple[Places | slice, dict[str, int]]:
+        """Rows of the candidates among the gallery, and their places among themselves; queries in a row share them."""
+        if self._held[0] is not candidates:
+            rows = np.array([self._row[image] for image in candidates], dtype=np.intp)
+            self._held = (candidates, rows, first_places(candidates))
+        return self._held[1], self._held[2]
 
-    def _order(self, query: Query, places: Places, scores: Scores) -> Places:
-        late = np.zeros(len(places), dtype=bool)
-        if self.benchmark.protocol.get("ties") == "pessimistic":
-            late = np.isin(places, self._places(query.targets))
-        order: Places = np.lexsort((late, -scores[places]))  # stable: what is equal in both stays as it was
-        return places[order]
 
-    def _places(self, images: Sequence[str]) -> Places:
-        return np.array(sorted({self._place[image] for image in images}), dtype=np.intp)
-
-    def _ids(self, places: Places) -> list[str]:
-        return [self.benchmark.gallery[place] for place in places]
-
-    def _check(self, query: Query, scores: Scores, competing: Places) -> None:
-        where = f"benchmark {self.benchmark.name!r}, query {query.query_id!r}"
-        if scores.shape != (len(self.benchmark.gallery),):
-            raise ValueError(f"{where}: scores of shape {scores.shape}, want ({len(self.benchmark.gallery)},)")
-        ranked = scores[competing]
-        broken = int((~np.isfinite(ranked)).sum())
-        if broken:
-            raise ValueError(f"{where}: {broken} of {len(ranked)} scores are not finite; look for NaN in the tokens")
-        if len(ranked) > 1 and ranked.min() == ranked.max():
-            raise ValueError(
-                f"{where}: all {len(ranked)} scores are {ranked[0]:g}; the tokens have collapsed to one point"
-            )
-
-    def _tied(self, query: Query, scores: Scores, competing: Places) -> bool:
-        """Whether a target within reach of the metrics shares its score with an image that is none."""
-        wrong = np.ones(len(scores), dtype=bool)
-        wrong[self._places(query.targets)] = False
-        rivals = scores[competing[wrong[competing]]]
-        for target in query.targets:
-            score = scores[self._place[target]]
-            if (rivals > score).sum() < self.cut and (rivals == score).any():
-                return True
-        if not query.targets or not any(kind == "subset_recall" for kind, _ in self.metrics.values()):
-            return False
-        look_alikes = self._places([image for image in query.subset if image != query.targets[0]])
-        return bool((scores[look_alikes] == scores[self._place[query.targets[0]]]).any())
+def outcome(annotations: Annotations, answers: Sequence[Answer]) -> Outcome:
+    """The answers of a `Judge`, in the order of the queries, as an outcome."""
+    values = {metric: np.array([answer.values[metric] for answer in answers]) for metric in annotations.plain}
+    return Outcome(annotations, values, sum(answer.tied for answer in answers))
 
 
 def score_rows(
@@ -175,13 +153,3 @@ def predictions_table(method: str, benchmark: Benchmark, seed: int | None, answe
         pa.array([score for answer in answers for score in answer.scores], pa.float32()),
     ]
     return pa.Table.from_arrays(columns, schema=PREDICTIONS)
-
-
-def _value(kind: str, k: int, query: Query, ranked: Sequence[str], subset: Sequence[str]) -> float:
-    if kind == "map":
-        return average_precision_at(k, ranked, query.targets)
-    among = subset if kind == "subset_recall" else ranked
-    if not query.gains:
-        return recall_at(k, among, query.targets[0])
-    # CIRR's authors (CIRPLANT): the best of what was found counts, so that a hit is never worth less than a miss.
-    return max(gain * recall_at(k, among, target) for target, gain in zip(query.targets, query.gains, strict=True))

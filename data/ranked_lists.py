@@ -8,8 +8,7 @@ from typing import Any
 from data.annotations import Annotations
 from data.benchmarks import Query
 from data.layouts import read_json
-from data.rankings import first_places, hidden_places
-from data.scoring import ListedRanking, Ranking, subset_members
+from data.orders import ListedRanking, Ranking, first_places, hidden_places, subset_members
 
 # The head of a CIRR submission; a file with it can be scored as it is.
 HEAD = ("version", "metric")
@@ -50,11 +49,12 @@ def _listed(annotations: Annotations, query: Query, found: Any, path: Path) -> R
     repeated = _first_repeated(ranked)
     if repeated is not None:
         raise ValueError(f"{where}: {repeated!r} is ranked twice; a ranking names every image once")
+    mode = annotations.protocol.reference
     if annotations.name == "genecis":
-        hidden = {str(place) for place in hidden_places(annotations, query, first_places(query.candidates))}
+        hidden = {str(place) for place in hidden_places(mode, query, query.candidates, first_places(query.candidates))}
         candidates: Sequence[str] = [str(place) for place in range(len(query.candidates))]
     else:
-        hidden = {query.reference_id} if annotations.protocol.reference == "mask" else set()
+        hidden = {query.reference_id} if mode == "mask" else set()
         candidates = annotations.candidates(query)
     _check_known(annotations, query, where, ranked, candidates)
     allowed = _as_set(tuple(candidates))
@@ -119,7 +119,7 @@ def _check_known(
 
 def _check_members(annotations: Annotations, query: Query, where: str, kept: Sequence[str]) -> None:
     listed = frozenset(kept)
-    members = subset_members(annotations, query)
+    members = subset_members(annotations.protocol.reference, query)
     absent = [one for one in members if one not in listed]
     if absent:
         raise ValueError(f"{where}: member {absent[0]!r} of its set is not ranked; subset recall needs all of them")

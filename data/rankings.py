@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from data.annotations import Annotations
 from data.benchmarks import Query
-from data.scoring import Ranking, ScoredRanking
+from data.orders import Ranking, ScoredRanking, first_places, hidden_places
 
 Matrix = npt.NDArray[np.float32]
 Features = Mapping[str, npt.NDArray[Any]]
@@ -118,7 +118,8 @@ def _cosines(
     places = first_places(ids)
 
     def maker(row: int, one: Query) -> Callable[[], Ranking]:
-        return lambda: ScoredRanking(one, tiles.scores(row), places, hidden_places(annotations, one, places))
+        hidden = hidden_places(annotations.protocol.reference, one, ids, places)
+        return lambda: ScoredRanking(one, tiles.scores(row), ids, places, hidden)
 
     return {one.query_id: maker(row, one) for row, one in enumerate(queries)}
 
@@ -189,27 +190,6 @@ class Tiles:
         return found
 
 
-def first_places(ids: Sequence[str]) -> dict[str, int]:
-    """First place of each id: a target that is repeated among its rivals stands where it comes first."""
-    places: dict[str, int] = {}
-    for place, one in enumerate(ids):
-        places.setdefault(one, place)
-    return places
-
-
-def hidden_places(annotations: Annotations, query: Query, places: Mapping[str, int]) -> list[int]:
-    """Places that the protocol takes out: of the reference, and of its copies among GeneCIS' rivals.
-
-    Args:
-        places: first place of each candidate.
-    """
-    if annotations.protocol.reference == "keep" or query.reference_id not in places:
-        return []
-    if annotations.name != "genecis":
-        return [places[query.reference_id]]
-    return [place for place, one in enumerate(query.candidates) if place and one == query.reference_id]
-
-
 def _similarities(
     annotations: Annotations, task: str, similarities: npt.NDArray[Any]
 ) -> dict[str, Callable[[], Ranking]]:
@@ -225,6 +205,7 @@ def _similarities(
 
     def maker(row: int, one: Query) -> Callable[[], Ranking]:
         places = first_places(one.candidates)
-        return lambda: ScoredRanking(one, similarities[row], places, hidden_places(annotations, one, places))
+        hidden = hidden_places(annotations.protocol.reference, one, one.candidates, places)
+        return lambda: ScoredRanking(one, similarities[row], one.candidates, places, hidden)
 
     return {one.query_id: maker(row, one) for row, one in enumerate(queries)}

@@ -1,127 +1,26 @@
 """What rankings are worth under a benchmark's protocol: per query, as means with intervals, and against each other.
 
-A ranking is either a score for every candidate or a list of ids, best first. All metrics follow from the ranks of the
-targets, so nothing is sorted; equal scores are resolved by the protocol's rule, and a query whose worth depends on
-that rule is counted.
+A ranking is either a score for every candidate or a list of ids, best first. Equal scores are ordered by the
+protocol's rule, and a query whose worth depends on that rule is counted. What a model answers and what users hand over
+as files is scored by the same functions.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from data.annotations import Annotations, Rule
-from data.benchmarks import METRIC, Query
-from data.metrics import paired_test
+from data.annotations import Annotations
+from data.benchmarks import METRIC, Query, Rule
+from data.metrics import average_precision_at, paired_test, recall_at
+from data.orders import ListedRanking, Ranking, subset_members
 
 Values = npt.NDArray[np.float64]
-Scores = npt.NDArray[np.floating]
 
-
-class Ranking(Protocol):
-    """An answer to one query."""
-
-    def ranks(
-        self, items: Sequence[str], gains: Sequence[float], rule: Rule, within: Sequence[str] = ()
-    ) -> list[float]:
-        """Rank of each item from 1, among all candidates or those of `within`; infinite for one that was not found.
-
-        Args:
-            items: distinct image ids.
-            gains: what each is worth; other images are worth 0.
-            rule: the order of equal scores.
-            within: the only images that count; all without it.
-        """
-
-
-class ScoredRanking:
-    """One score per candidate.
-
-    Args:
-        query: for messages, and for its reference.
-        scores: (N,), higher is closer.
-        places: first place of each candidate id.
-        hidden: places that the protocol takes out.
-
-    Raises:
-        ValueError: if a score is NaN or infinite, or all are equal: such a method ranks nothing, and the benchmark's
-            own rule for ties can make that look perfect.
-    """
-
-    def __init__(self, query: Query, scores: Scores, places: Mapping[str, int], hidden: Sequence[int] = ()) -> None:
-        broken = int((~np.isfinite(scores)).sum())
-        if broken:
-            raise ValueError(
-                f"query {query.query_id}: {broken} of {len(scores)} scores are not finite; look for NaN in the features"
-            )
-        if hidden:
-            scores = scores.copy()
-            scores[list(hidden)] = -np.inf
-        competing = scores[scores > -np.inf]
-        if len(competing) > 1 and competing.min() == competing.max():
-            raise ValueError(
-                f"query {query.query_id}: all {len(competing)} scores are {competing[0]:g}; a constant ranks nothing,"
-                " the encoder has collapsed to one point"
-            )
-        self._scores = scores
-        self._places = places
-
-    def ranks(
-        self, items: Sequence[str], gains: Sequence[float], rule: Rule, within: Sequence[str] = ()
-    ) -> list[float]:
-        """See `Ranking`; an item that is no candidate, or is hidden, has an infinite rank."""
-        worth = {self._places[item]: gain for item, gain in zip(items, gains, strict=True) if item in self._places}
-        pool = np.array(sorted(self._places[one] for one in within if one in self._places), dtype=np.intp)
-        scores = self._scores[pool] if within else self._scores
-        found: list[float] = []
-        for item in items:
-            place = self._places.get(item)
-            if place is None or (within and item not in within) or self._scores[place] == -np.inf:
-                found.append(np.inf)
-                continue
-            own = self._scores[place]
-            equal = np.flatnonzero(scores == own)
-            if within:
-                equal = pool[equal]
-            ahead = int((scores > own).sum())
-            found.append(float(ahead + 1 + (0 if len(equal) == 1 else _before(place, equal.tolist(), worth, rule))))
-        return found
-
-
-def _before(place: int, equal: list[int], worth: Mapping[int, float], rule: Rule) -> int:
-    """How many of the equal places a rule puts in front of one of them."""
-    if rule == "gallery_order":
-        return sum(other < place for other in equal)
-    sign = 1 if rule == "target_last" else -1
-    own = (sign * worth.get(place, 0.0), place)
-    return sum((sign * worth.get(other, 0.0), other) < own for other in equal)
-
-
-class ListedRanking:
-    """Ids, best first, without scores: no ties are left to decide.
-
-    Args:
-        ranked: distinct ids; what the protocol takes out is already gone.
-    """
-
-    def __init__(self, ranked: Sequence[str]) -> None:
-        self._ranks = {image: rank for rank, image in enumerate(ranked, start=1)}
-
-    def __len__(self) -> int:
-        return len(self._ranks)
-
-    def ranks(
-        self, items: Sequence[str], gains: Sequence[float], rule: Rule, within: Sequence[str] = ()
-    ) -> list[float]:
-        """See `Ranking`."""
-        ranks: Mapping[str, int] = self._ranks
-        if within:
-            order = sorted((one for one in within if one in ranks), key=ranks.__getitem__)
-            ranks = {one: rank for rank, one in enumerate(order, start=1)}
-        return [float(ranks.get(item, np.inf)) for item in items]
+# Where these two give the same values, no tie decides.
+EXTREMES: tuple[Rule, Rule] = ("target_first", "target_last")
 
 
 def worth(metrics: Sequence[str], query: Query, ranking: Ranking, rule: Rule, members: Sequence[str]) -> list[float]:
@@ -135,24 +34,35 @@ def worth(metrics: Sequence[str], query: Query, ranking: Ranking, rule: Rule, me
         members: the images among which subset_recall ranks.
     """
     # Without gains the main target alone counts: CIRCO's recall looks at the image the text was written for.
-    targets, gains = (query.targets, query.gains) if query.gains else (query.targets[:1], (1.0,))
-    ranks: dict[str, list[float]] = {}
-    found: list[float] = []
-    for metric in metrics:
-        kind, cut = metric.split("@")
-        if kind not in ranks:
-            if kind == "map":
-                ranks[kind] = sorted(ranking.ranks(query.targets, [1.0] * len(query.targets), rule))
-            else:
-                ranks[kind] = ranking.ranks(targets, gains, rule, members if kind == "subset_recall" else ())
-        if kind == "map":
-            hits = [rank for rank in ranks[kind] if rank <= int(cut)]
-            precisions = (hit / rank for hit, rank in enumerate(hits, start=1))
-            found.append(sum(precisions) / min(int(cut), len(query.targets)))
-        else:
-            reached = (gain for gain, rank in zip(gains, ranks[kind], strict=True) if rank <= int(cut))
-            found.append(max(reached, default=0.0))
-    return found
+    gains = dict(zip(query.targets, query.gains, strict=True)) if query.gains else {query.targets[0]: 1.0}
+    asked = [(metric.split("@")[0], int(metric.split("@")[1])) for metric in metrics]
+    ranked: dict[str, Sequence[str]] = {}
+    for kind, deepest in {kind: max(k for other, k in asked if other == kind) for kind, _ in asked}.items():
+        wanted = dict.fromkeys(query.targets, 1.0) if kind == "map" else gains
+        ranked[kind] = ranking.first(deepest, rule, wanted, members if kind == "subset_recall" else ())
+    return [
+        average_precision_at(k, ranked[kind], query.targets)
+        if kind == "map"
+        # CIRR's authors (CIRPLANT): the best of what was found counts.
+        else max(gain * recall_at(k, ranked[kind], target) for target, gain in gains.items())
+        for kind, k in asked
+    ]
+
+
+def judged(
+    metrics: Sequence[str], query: Query, ranking: Ranking, rule: Rule, members: Sequence[str]
+) -> tuple[list[float], bool]:
+    """`worth`, and whether some value depends on the order of equal scores."""
+    values = worth(metrics, query, ranking, rule, members)
+    if isinstance(ranking, ListedRanking):
+        return values, False
+    best, worst = (worth(metrics, query, ranking, other, members) for other in EXTREMES)
+    return values, best != worst
+
+
+def rule_of(protocol: Mapping[str, object], official: Rule) -> Rule:
+    """The order of equal scores under a protocol's `ties`."""
+    return "target_last" if protocol.get("ties") == "pessimistic" else official
 
 
 @dataclass(frozen=True)
@@ -244,28 +154,19 @@ def evaluate(annotations: Annotations, rankings: Mapping[str, Ranking]) -> Outco
             f"{annotations.name}: {len(missing)} of {len(annotations.queries)} queries have no ranking,"
             f" first {missing[0]!r}"
         )
-    plain = list(dict.fromkeys(metric.split("/")[-1] for metric in annotations.metrics))
+    plain = annotations.plain
     unknown = [metric for metric in plain if METRIC.fullmatch(metric) is None]
     if unknown:
         raise ValueError(f"{annotations.name}: unknown metric {unknown[0]!r}")
-    rule: Rule = "target_last" if annotations.protocol.ties == "pessimistic" else annotations.official
+    protocol = annotations.protocol
+    rule = rule_of(protocol.model_dump(), annotations.official)
     values = np.zeros((len(plain), len(annotations.queries)))
     ties = 0
     for column, query in enumerate(annotations.queries):
-        ranking = rankings[query.query_id]
-        members = subset_members(annotations, query)
-        values[:, column] = worth(plain, query, ranking, rule, members)
-        if not isinstance(ranking, ListedRanking):
-            best = worth(plain, query, ranking, "target_first", members)
-            ties += best != worth(plain, query, ranking, "target_last", members)
+        members = subset_members(protocol.reference, query)
+        values[:, column], tied = judged(plain, query, rankings[query.query_id], rule, members)
+        ties += tied
     return Outcome(annotations, dict(zip(plain, values, strict=True)), ties)
-
-
-def subset_members(annotations: Annotations, query: Query) -> tuple[str, ...]:
-    """The images among which subset_recall ranks: the reference competes there too where the protocol keeps it."""
-    if query.subset and annotations.protocol.reference == "keep":
-        return (*query.subset, query.reference_id)
-    return query.subset
 
 
 def compare(first: Outcome, second: Outcome, seed: int = 0) -> dict[str, float | None]:

@@ -1,6 +1,10 @@
 """`python -m flows evaluate`: checkpoints on the real benchmarks, by their official protocols."""
 
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +13,16 @@ import typer
 from data.config import Resources
 from data.images import BadImage
 from data.presence import MissingImages
+from data.progress import reporting_to
 from data.submissions import FILES
+from flows.results import features_table, paired_table, protocol_lines, score_tables
 from flows.score import parse_choices
 from flows.tables import console
-from tasks.measure import BASELINE_METHODS, Encoded, Prepared, measure, prepare
+from tasks.display import Display, choose_display, dropped_by_reason
+from tasks.measure import BASELINE_METHODS, Evaluation, Prepared, measure, prepare
+from tasks.runs import StageRecord
 from tasks.score import check_names
-from tasks.score_tables import grid, rows, write
+from tasks.score_tables import paired, rows, tie_counts, write
 from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, write_target_texts
 
 
@@ -51,11 +59,18 @@ def evaluate(
         choices = {name: split_choices(protocol or [], name, names) for name in names}
         resources = Resources.model_validate({"device": device, "batch_size": batch_size, "workers": workers})
         labels = label(checkpoints)
-        prepared = [prepare(name, split, root, choices[name], allow_missing, resources) for name in names]
         if split == "test" and depth < 50 and any(name in FILES for name in names):
             raise ValueError(f"submission files hold 50 images per query, so --depth {depth} is too few")
-        texts = write_texts(prepared, target_texts, backend, allow_missing, out, resources)
-        found = measure(prepared, labels, BASELINE_METHODS if baselines else (), depth, resources, texts, weight)
+        with choose_display() as display:
+            with phase(display, "images"):
+                prepared = [prepare(name, split, root, choices[name], allow_missing, resources) for name in names]
+            texts = None
+            if target_texts is not None:
+                with phase(display, "texts"):
+                    texts = write_texts(prepared, target_texts, backend, allow_missing, out, resources, display)
+            with phase(display, "answers"):
+                methods = BASELINE_METHODS if baselines else ()
+                found = measure(prepared, labels, methods, depth, resources, texts, weight)
         files = write(out, found, depth)
         if examples:
             from tasks.report_answers import write_page
@@ -65,33 +80,39 @@ def evaluate(
         text = error.args[0] if isinstance(error, LookupError) and error.args else error
         print(f"error: {text}", file=sys.stderr)
         raise typer.Exit(1) from error
-    show(rows(found.measured))
-    show_features(found.encoded)
+    show(found)
     for file in files:
         print(file)
 
 
 def write_texts(
-    prepared: list[Prepared], model: str | None, backend: str, allow_missing: bool, out: Path, resources: Resources
-) -> TargetTexts | None:
-    """The target texts of all queries, if a model for them is named; its answers are kept in `out` too.
+    prepared: list[Prepared],
+    model: str,
+    backend: str,
+    allow_missing: bool,
+    out: Path,
+    resources: Resources,
+    display: Display,
+) -> TargetTexts:
+    """The target texts of all queries; the model's answers are kept in `out` too.
 
     Raises:
         MissingTexts: if a query has none, unless `allow_missing`.
     """
-    if model is None:
-        return None
     config = TargetTextConfig(model=model, backend=backend)
     out.mkdir(parents=True, exist_ok=True)
     benchmarks = [one.benchmark for one in prepared]
     texts = write_target_texts(benchmarks, config, resources, out / "generations.parquet")
     if not allow_missing:
         texts.check()
-    print(f"target texts: {texts.asked} requests, {texts.reused} known before", file=sys.stderr)
+    display.say(f"target texts: {texts.asked} requests, {texts.reused} known before")
     for name, lost in texts.faults.items():
         if lost:
+            reasons = Counter(reason for reason, _ in lost.values())
             nothing = "" if texts.texts[name] else ", so it has no rows target_text and joint"
-            print(f"target texts: {len(lost)} queries of {name} have none{nothing}", file=sys.stderr)
+            display.say(
+                f"target texts: {len(lost)} queries of {name} have none ({dropped_by_reason(reasons)}){nothing}"
+            )
     return texts
 
 
@@ -121,29 +142,25 @@ def label(checkpoints: list[str]) -> dict[str, str]:
     return dict(zip(short if len(set(short)) == len(short) else checkpoints, checkpoints, strict=True))
 
 
-def show_features(encoded: list[Encoded]) -> None:
-    """Print which image features were computed and which were in the store."""
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, title="image features", title_justify="left")
-    for name in ("checkpoint", "benchmark", "images", "state", "key"):
-        shown.add_column(name, justify="right" if name == "images" else "left")
-    for one in encoded:
-        shown.add_row(one.checkpoint, one.benchmark, f"{one.images:,}", one.state, one.key[:12])
-    console().print(shown)
+@contextmanager
+def phase(display: Display, name: str) -> Iterator[None]:
+    """Show the progress of a part of the work, and in the end how long it took."""
+    started = time.perf_counter()
+    display.begin(name)
+    with reporting_to(display.reporter(name)):
+        yield
+    display.end(StageRecord(stage=name, state="ran", seconds=time.perf_counter() - started))
 
 
-def show(table: list[dict[str, object]]) -> None:
-    """Print the scores: percent, with 95 % intervals, a block of rows per benchmark."""
-    from rich import box
-    from rich.table import Table
-
-    for title, methods, lines in grid(table):
-        shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-        shown.add_column("metric", no_wrap=True)
-        for method in methods:
-            shown.add_column(method, justify="right")
-        for line in lines:
-            shown.add_row(*line)
-        console().print(shown)
+def show(found: Evaluation) -> None:
+    """Print scores, protocols, paired tests and where the features came from."""
+    table = rows(found.measured)
+    screen = console()
+    for scores in score_tables(table, tie_counts(found.measured)):
+        screen.print(scores)
+    for line in protocol_lines(table):
+        screen.print(line, markup=False)
+    tests = paired_table(paired(found.measured))
+    if tests is not None:
+        screen.print(tests)
+    screen.print(features_table(found.encoded))

@@ -1,5 +1,6 @@
 """Answer a benchmark's queries: encode its images, score each query's candidates in tiles, judge the scores."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ from data.benchmarks import Benchmark, Query
 from data.protocols import Answer, Judge
 from models.baselines import Baseline
 from models.encoders import Encoder, TokenSet
-from models.similarity import maxsim, normalised
+from models.ranking import STRIP_BYTES, STRIP_IMAGES, strip_scores
+from models.similarity import Unit, maxsim, normalised
 from tasks.pictures import Batch, HalfFloats, Pictures
 from tasks.queries import Composer, baseline_queries
 
-# Cosines held at a time while scoring: 128 MB in float32.
+# Cosines that a graphics card holds at a time while scoring: 128 MB in float32.
 COSINES = 2**25
-# Scores of as many queries are held at a time, over the whole gallery.
-QUERIES = 128
+# Scores of as many queries are held at a time, over the whole gallery: 250 MB for CIRCO's. The gallery is read and
+# normalised once for all of them.
+QUERIES = 512
 
 Advance = Callable[[int], None]
 Places = npt.NDArray[np.intp]
@@ -170,13 +173,27 @@ def _tiles(
         normalised(part.queries.tokens[asked], part.queries.mask[asked], names) for part in parts
     ]  # fmt: skip
     device = units[0].tokens.device
-    per_image = len(asked) * images.tokens.shape[1] * max(unit.tokens.shape[1] for unit in units)
-    size = max(1, COSINES // per_image)
+    size = _strip(images.tokens.shape[1:], units, device)
     for first in range(0, len(places), size):
         columns = places[first : first + size]
         tokens, mask = images.at(columns)
         shown = normalised(tokens.to(device), mask.to(device), [benchmark.gallery[place] for place in columns])
         total = torch.zeros(len(asked), len(columns), device=device)
         for part, unit in zip(parts, units, strict=True):
-            total += part.weight * maxsim(unit.tokens, shown.tokens, unit.mask, shown.mask)
+            total += part.weight * _similarities(unit, shown)
         yield columns, total.cpu().numpy()
+
+
+def _strip(shape: tuple[int, ...], units: Sequence[Unit], device: torch.device) -> int:
+    """Images that are normalised and scored at once."""
+    if device.type == "cpu":
+        return max(1, min(STRIP_IMAGES, STRIP_BYTES // (4 * math.prod(shape))))
+    per_image = shape[0] * max(unit.tokens.shape[0] * unit.tokens.shape[1] for unit in units)
+    return max(1, COSINES // per_image)
+
+
+def _similarities(queries: Unit, shown: Unit) -> torch.Tensor:
+    """(Q, n) scores: on a processor from tiles that stay in its cache, on a graphics card from one product."""
+    if queries.tokens.device.type == "cpu":
+        return strip_scores(queries, shown, "reference")
+    return maxsim(queries.tokens, shown.tokens, queries.mask, shown.mask)

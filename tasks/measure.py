@@ -10,10 +10,9 @@ import prompts
 from data.annotations import Annotations, choose
 from data.benchmarks import Benchmark
 from data.config import Resources
-from data.official import outcome, restrict
 from data.presence import Complete, check_images
 from data.progress import progress
-from data.protocols import Answer
+from data.protocols import Answer, outcome
 from data.scoring import Outcome
 from models.baselines import BASELINES, Baseline
 from models.encoders import load_encoder
@@ -55,7 +54,7 @@ class Prepared:
             queries=tuple(self.benchmark.queries[place] for place in places),
             protocol={**self.benchmark.protocol, "queries_without_target_text": str(lost)},
         )
-        return Prepared(restrict(self.annotations, smaller), replace(self.complete, benchmark=smaller))
+        return Prepared(self.annotations.restricted(smaller), replace(self.complete, benchmark=smaller))
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def prepare(
     annotations: Annotations = module.read(split, root, protocol, **more)
     benchmark: Benchmark = module.load(split, root=root, **choices, **more)
     complete = check_images(benchmark, allow_missing, resources.workers)
-    return Prepared(restrict(annotations, complete.benchmark), complete)
+    return Prepared(annotations.restricted(complete.benchmark), complete)
 
 
 def measure(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from data.config import Resources
-from data.official import OfficialJudge
+from data.protocols import Judge
 from models.baselines import Baseline
 from models.encoders import Encoder, TokenSet
 from tasks.answers import Advance, ImageTokens, Weighted, answer
@@ -104,7 +104,7 @@ class Job:
         # CIRR's second file ranks the members of a set, which may lie anywhere in the ranking.
         whole = prepared.annotations.name == "cirr" and not prepared.annotations.metrics
         depth = len(prepared.benchmark.gallery) if whole else self.depth
-        judge = OfficialJudge(prepared.annotations, prepared.benchmark, depth)
+        judge = Judge(prepared.benchmark, depth)
         answers = answer(judge, parts, self._images, self.advance)
         label = self.labels[self.number]
         method = f"{label}/{kind}" if len(self.labels) > 1 else kind

@@ -8,9 +8,10 @@ from typing import Any
 
 from data import benchmarks
 from data.annotations import Annotations, Scoring, choose
+from data.orders import Ranking
 from data.ranked_lists import read_lists, too_short
 from data.rankings import expected_arrays, from_features, read_features
-from data.scoring import Outcome, Ranking, evaluate
+from data.scoring import Outcome, evaluate
 from data.suggest import did_you_mean
 
 

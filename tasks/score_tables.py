@@ -46,7 +46,7 @@ def rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 
 
 def paired(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """p-values of "equally good", by a paired test over queries.
+    """Differences in points and p-values of "equally good", by a paired test over queries.
 
     The composed and the joint queries of the first checkpoint are compared with those of each other one; within a
     checkpoint, joint with either of its parts. Methods that answered other queries are not compared.
@@ -57,11 +57,19 @@ def paired(measured: Sequence[Measured]) -> list[dict[str, Any]]:
             if _compared(one, other):
                 of = [one.method, other.method]
                 name = one.prepared.annotations.name
-                tests = compare(one.outcome, other.outcome).items()
-                found += [
-                    {"benchmark": name, "metric": metric, "of": of, "p": p} for metric, p in tests if p is not None
-                ]
+                mine, its = one.outcome, other.outcome
+                for metric, p in compare(mine, its).items():
+                    first, second = mine.percent(metric), its.percent(metric)
+                    if p is not None and first is not None and second is not None:
+                        found.append(
+                            {"benchmark": name, "metric": metric, "of": of, "difference": first - second, "p": p}
+                        )
     return found
+
+
+def tie_counts(measured: Sequence[Measured]) -> dict[str, int]:
+    """Queries of which some value depends on the order of equal scores, by `benchmark/method`."""
+    return {f"{one.prepared.annotations.name}/{one.method}": one.outcome.ties for one in measured}
 
 
 def _compared(one: Measured, other: Measured) -> bool:
@@ -85,14 +93,14 @@ def write(out: Path, evaluation: Evaluation, depth: int) -> list[Path]:
     write_table(out / "scores.parquet", scores_table(table), SCORES)
     content = {
         "scores": table,
-        "ties": {f"{one.prepared.annotations.name}/{one.method}": one.outcome.ties for one in measured},
+        "ties": tie_counts(measured),
         "paired": paired(measured),
         "features": [asdict(one) for one in evaluation.encoded],
         "texts_cut": evaluation.cut,
     }
     write_json(out / "scores.json", content)
-    write_text(out / "scores.md", markdown(table))
-    write_text(out / "scores.tex", latex(table))
+    write_text(out / "scores.md", markdown(table, tie_counts(measured)))
+    write_text(out / "scores.tex", latex(table, tie_counts(measured)))
     shown = [replace(one, answers=tuple(cut(answer, depth) for answer in one.answers)) for one in measured]
     predictions = [predictions_table(one.method, one.prepared.benchmark, None, one.answers) for one in shown]
     write_table(out / "predictions.parquet", pa.concat_tables(predictions), PREDICTIONS)
@@ -127,8 +135,8 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def grid(table: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Per benchmark: a title with split and protocol, the methods, and a line of cells per metric.
+def grid(table: Sequence[Mapping[str, Any]], ties: Mapping[str, int]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Per benchmark: a title with split and protocol, the methods, and a line of cells per metric, at last the ties.
 
     The title gives the protocol of the first method, and of the others what they add to it.
     """
@@ -140,6 +148,7 @@ def grid(table: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], list[
         lines = []
         for metric in dict.fromkeys(str(row["metric"]) for row in mine):
             lines.append([metric, *(_cell(cells.get((metric, method))) for method in methods)])
+        lines.append(["queries a tie decides", *(str(ties.get(f"{name}/{method}", "-")) for method in methods)])
         first = json.loads(mine[0]["protocol"])
         title = f"{name} {mine[0]['split']}, {mine[0]['protocol']}"
         for method in methods:
@@ -155,20 +164,20 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return "-" if row is None else f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+def markdown(table: Sequence[Mapping[str, Any]], ties: Mapping[str, int]) -> str:
     """One Markdown table per benchmark: percent, with 95 % intervals."""
     parts = []
-    for title, methods, lines in grid(table):
+    for title, methods, lines in grid(table, ties):
         head = ["metric", *methods]
         body = [head, ["---", *("---:" for _ in methods)], *lines]
         parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in body) + "\n")
     return "\n".join(parts)
 
 
-def latex(table: Sequence[Mapping[str, Any]]) -> str:
+def latex(table: Sequence[Mapping[str, Any]], ties: Mapping[str, int]) -> str:
     """One LaTeX tabular (booktabs) per benchmark."""
     parts = []
-    for title, methods, lines in grid(table):
+    for title, methods, lines in grid(table, ties):
         body = [" & ".join(map(_escaped, line)) + r" \\" for line in (["metric", *methods], *lines)]
         top, *rest = body
         whole = [rf"% {title}", rf"\begin{{tabular}}{{l{'r' * len(methods)}}}", r"\toprule", top, r"\midrule", *rest]

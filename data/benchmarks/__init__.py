@@ -11,10 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 
 from data.suggest import did_you_mean
+
+Rule = Literal["target_first", "gallery_order", "target_last"]
+"""The order of equal scores: the target first or last among its equals, or as the gallery lists them."""
 
 METRIC = re.compile(r"(recall|subset_recall|map)@([1-9][0-9]*)")
 
@@ -55,7 +59,7 @@ class Benchmark:
     name: str
     split: str
     gallery: tuple[str, ...]
-    """Image ids in the benchmark's own order, which decides ties: of equal scores the earlier image ranks first."""
+    """Image ids in the benchmark's own order, which may decide ties; see `official`."""
     queries: tuple[Query, ...]
     protocol: Mapping[str, str]
     """`reference`: "mask" takes a query's reference out of the gallery, "keep" lets it compete. `per_tag` (optional):
@@ -68,8 +72,13 @@ class Benchmark:
     """RGB image of a gallery or reference id; raises `data.images.BadImage`."""
     digest: str
     """Changes whenever a query, the gallery, an image or the protocol does."""
+    official: Rule = "gallery_order"
+    """The benchmark's own rule for equal scores; `protocol["ties"]`: "pessimistic" puts targets last instead."""
     images: str = ""
     """Fingerprint of the image files, whatever is asked about them; empty where only `digest` tells of the images."""
+
+    doubt: Callable[[str], str | None] | None = None
+    """What is wrong with an image that can be read, where its authors say how to tell; None for nothing."""
 
     def __post_init__(self) -> None:
         where = f"benchmark {self.name!r} ({self.split})"

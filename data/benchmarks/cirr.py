@@ -4,6 +4,7 @@ The community scores the one hard target and drops the reference; the authors' o
 targets. On the same features they differ by up to 0.99 points, so `target` is part of the protocol.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,11 @@ PLACES = ("", "cirr", "CIRR", "cirr_dataset", "cirr_dataset/cirr", "cirr/cirr")
 # Paths in the split file begin with dev/ or test1/.
 IMAGE_PLACES = ("", "img_raw", "images", "..", "../img_raw")
 MEMBERS = 6
+# NLVR2's average hashes of its pictures, by file name: they tell a dead link's placeholder from the picture.
+HASHES = ("nlvr2_{0}_hashes.json", "{0}_hashes.json", "hashes/{0}_hashes.json", "util/hashes/{0}_hashes.json")
+HASHED = {"val": "dev", "test": "test1"}
+# Of 64 bits: another size or compression moves a few, another picture about half of them.
+MOST_BITS = 10
 
 
 class CirrScoring(Scoring):
@@ -99,7 +105,10 @@ def read(split: str, root: Path, protocol: CirrScoring | None = None) -> Annotat
 
 
 def load(split: str = "val", *, root: str | Path, **protocol: object) -> Benchmark:
-    """The benchmark with its images: `dev/` and `test1/` beside the annotations, under `img_raw/`, or one level up."""
+    """The benchmark with its images: `dev/` and `test1/` beside the annotations, under `img_raw/`, or one level up.
+
+    Where NLVR2's file of hashes lies beside the annotations, images are compared with it.
+    """
     place = Path(root)
     annotations = read(split, place, choose("cirr", CirrProtocol, protocol))
     captions, images = _paths(split, place)
@@ -115,7 +124,31 @@ def load(split: str = "val", *, root: str | Path, **protocol: object) -> Benchma
         licence=LICENCE,
         load_image=load_image,
         images=files.fingerprint(names[image] for image in annotations.needed),
+        doubt=_doubt(split, captions.parents[1], names, files),
     )
+
+
+def _doubt(split: str, folder: Path, names: Mapping[str, str], files: ImageFiles) -> Callable[[str], str | None] | None:
+    """Says of an image that it is another than NLVR2 hashed; nothing to say where there is no file of hashes."""
+    found = (folder / name.format(HASHED[split]) for name in HASHES)
+    path = next((one for one in found if one.is_file()), None)
+    if path is None:
+        return None
+    published = read_as(path, _FILES)
+
+    def doubt(image_id: str) -> str | None:
+        import imagehash  # brings SciPy along
+
+        wanted = published.get(Path(names[image_id]).name)
+        if wanted is None:
+            return None
+        with Image.open(files.locate(names[image_id])) as image:  # as stored: NLVR2 turned no picture upright
+            bits = imagehash.average_hash(image) - imagehash.hex_to_hash(wanted)
+        if bits <= MOST_BITS:
+            return None
+        return f"another picture than NLVR2's: {bits} of 64 bits differ from its average hash in {path.name}"
+
+    return doubt
 
 
 def _paths(split: str, root: Path) -> tuple[Path, Path]:

@@ -15,6 +15,13 @@ def test_a_gallery_written_in_chunks_is_the_same(tmp_path: Path) -> None:
     assert np.array_equal(written, synthetic(count, 2, 4, "aligned"))
 
 
+def test_a_slab_stands_for_all_queries() -> None:
+    found = bench(queries=9, gallery=60, tokens=4, dim=8, kind="aligned", slab=3)
+    assert (found["queries"], found["slab"], found["answers"]) == (9, 3, 3)
+    assert found["pairs_per_core_second"] * found["core_seconds"] == pytest.approx(180)
+    assert not found["goal"]["measured"]
+
+
 def test_figures_follow_from_the_pairs() -> None:
     found = bench(queries=5, gallery=60, tokens=4, dim=8, kind="scattered")
     assert found["answers"] == 5

@@ -1,11 +1,17 @@
 """Missing and unreadable images stop an evaluation, or are counted with every score."""
 
+import json
+from pathlib import Path
+
+import imagehash
+import numpy as np
 import pytest
 from PIL import Image
 
-from data.benchmarks import Benchmark, Query
+from data.benchmarks import Benchmark, Query, cirr
 from data.images import BadImage
-from data.presence import MissingImages, check_images
+from data.presence import MissingImages, check_images, find_faults
+from data.tiny_layouts import write_layouts
 
 
 def benchmark(*gone: str) -> Benchmark:
@@ -30,6 +36,26 @@ def test_a_whole_benchmark_passes_unchanged() -> None:
     found = check_images(benchmark())
     assert found.benchmark.digest == "7"
     assert found.losses == {}
+
+
+def test_a_picture_that_is_another_is_as_good_as_missing(tmp_path: Path) -> None:
+    write_layouts(tmp_path, groups=1, queries=1)
+    root = tmp_path / "cirr"
+    files = sorted((root / "img_raw" / "dev").glob("*.png"))
+    assert cirr.load("val", root=root).doubt is None
+    hashes = {file.name: str(imagehash.average_hash(Image.open(file))) for file in files}
+    (root / "nlvr2_dev_hashes.json").write_text(json.dumps(hashes))
+    assert find_faults(cirr.load("val", root=root)) == {}
+    # A placeholder in place of the second picture; of a picture without a hash nothing can be said.
+    half = np.zeros((64, 64, 3), dtype=np.uint8)
+    half[32:] = 255
+    for file in files[1:3]:
+        Image.fromarray(half).save(file)
+    del hashes[files[2].name]
+    (root / "nlvr2_dev_hashes.json").write_text(json.dumps(hashes))
+    faults = find_faults(cirr.load("val", root=root))
+    assert list(faults) == [files[1].stem]
+    assert "another picture than NLVR2's" in faults[files[1].stem]
 
 
 def test_missing_images_stop_and_are_listed() -> None:

@@ -144,7 +144,7 @@ def test_predictions_list_the_ranked_images() -> None:
 
 
 def test_nan_and_constant_scores_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"query 'q': 1 of 4 scores are not finite"):
+    with pytest.raises(ValueError, match="query q: 1 of 5 scores are not finite"):
         ask(SINGLE, [0.0, float("nan"), 0.5, 0.1, 0.1])
     with pytest.raises(ValueError, match=r"all 4 scores are 0\.5"):
         ask(SINGLE, [0.9, 0.5, 0.5, 0.5, 0.5])

@@ -49,8 +49,12 @@ def test_all_four_from_one_command(
     out = tmp_path / "out"
     words = (checkpoint, other, "--benchmark", FOUR, "--root", world, "--out", out, "--protocol", "cirr.reference=keep")
     code, told, wrong = run(monkeypatch, tmp_path / "home", *words)
-    assert (code, wrong) == (0, "")
+    assert code == 0
+    assert [line.split(":")[0] for line in wrong.splitlines()] == ["images", "answers"]
     assert "average/recall@1" in told
+    assert "queries a tie decides" in told
+    assert "cirr val: reference=keep, target=hard, ties=official" in told
+    assert "first/composed" in told[told.index("paired tests") :]
     table = pq.read_table(out / "scores.parquet").cast(SCORES).to_pylist()
     methods = {f"{name}/{method}" for name in ("first", "second") for method in
                ("image_only", "text_only", "image_text", "composed")}  # fmt: skip
@@ -138,6 +142,7 @@ def test_joint_inference_and_cached_features(
     queries = len(circo.read("val", world).queries) + len(genecis.read("val", world).queries)
     assert code == 0
     assert f"{queries} requests, 0 known before" in wrong
+    assert "joint" in told[told.index("paired tests") :]
     assert told.count(" ran ") == 2
     table = pq.read_table(out / "scores.parquet").cast(SCORES).to_pylist()
     assert {row["method"] for row in table} == {"target_text", "composed", "joint"}
@@ -164,7 +169,7 @@ def test_joint_inference_and_cached_features(
     assert f"gave no usable target text for {queries} of {queries} queries" in wrong
     code, _, wrong = run(monkeypatch, home, *words, *mute, "--allow-missing")
     assert code == 0
-    assert "12 queries of genecis have none, so it has no rows target_text and joint" in wrong
+    assert "12 queries of genecis have none (empty 12), so it has no rows target_text and joint" in wrong
     assert {row["method"] for row in pq.read_table(out / "scores.parquet").to_pylist()} == {"composed"}
 
 

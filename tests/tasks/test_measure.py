@@ -1,7 +1,6 @@
 """What an evaluation counts as lost, and which methods it compares."""
 
 from data.benchmarks import Query, cirr
-from data.official import restrict
 from data.presence import Complete
 from data.protocols import Answer
 from tasks.measure import Measured, Prepared
@@ -12,7 +11,7 @@ from tests.shared_data import shared_data
 def prepared() -> Prepared:
     root = shared_data("annotations")
     benchmark = cirr.load("val", root=root)
-    return Prepared(restrict(cirr.read("val", root), benchmark), Complete(benchmark))
+    return Prepared(cirr.read("val", root).restricted(benchmark), Complete(benchmark))
 
 
 def measured(one: Prepared, kind: str, label: str, hits: int, first: bool = True) -> Measured:

@@ -10,7 +10,7 @@ from data.benchmarks import circo, cirr, fashioniq, genecis
 from data.benchmarks.cirr import CirrScoring
 from data.benchmarks.fashioniq import FashionIQScoring
 from data.benchmarks.genecis import GeneCisScoring
-from data.official import OfficialJudge, outcome, restrict
+from data.protocols import Judge, outcome
 from data.rankings import from_features, normalised
 from data.scoring import compare, evaluate
 from tests.shared_data import shared_data
@@ -22,7 +22,7 @@ def some(module: Any, protocol: Any, step: int) -> tuple[Any, Any]:
     annotations = module.read("val", root, protocol)
     whole = module.load("val", root=root, **protocol.model_dump())
     benchmark = replace(whole, queries=whole.queries[::step])
-    return restrict(annotations, benchmark), benchmark
+    return annotations.restricted(benchmark), benchmark
 
 
 @pytest.mark.parametrize("protocol", [CirrScoring(), CirrScoring(target="soft"), CirrScoring(ties="pessimistic")])
@@ -33,7 +33,7 @@ def test_cirr(protocol: CirrScoring) -> None:
     gallery = generator.choice([-1.0, 1.0], (len(benchmark.gallery), 16)).astype(np.float32)
     expected = evaluate(annotations, from_features(annotations, {"query": query, "gallery": gallery}))
     scores = normalised("query", query) @ normalised("gallery", gallery).T
-    judge = OfficialJudge(annotations, benchmark)
+    judge = Judge(benchmark)
     answers = [judge.answer(one, row) for one, row in zip(benchmark.queries, scores, strict=True)]
     found = outcome(annotations, answers)
     assert {name: found.percent(name) for name in found.metrics} == {
@@ -57,7 +57,7 @@ def test_fashioniq_ranks_its_category_only() -> None:
         arrays |= {f"{part}_query": query[mine], f"{part}_gallery": np.stack([features[one] for one in ids])}
     expected = evaluate(annotations, from_features(annotations, arrays))
     gallery = normalised("gallery", np.stack([features[one] for one in benchmark.gallery]))
-    judge = OfficialJudge(annotations, benchmark)
+    judge = Judge(benchmark)
     scores = normalised("query", query) @ gallery.T
     answers = [judge.answer(one, row) for one, row in zip(benchmark.queries, scores, strict=True)]
     found = outcome(annotations, answers)
@@ -69,9 +69,9 @@ def test_fashioniq_ranks_its_category_only() -> None:
 
 
 def test_genecis_gives_the_target_every_tie_and_a_repeated_target_its_best_place() -> None:
-    annotations, benchmark = some(genecis, GeneCisScoring(), 1)
+    _, benchmark = some(genecis, GeneCisScoring(), 1)
     repeated = next(one for one in benchmark.queries if one.query_id == "focus_attribute/14")
-    judge = OfficialJudge(annotations, benchmark)
+    judge = Judge(benchmark)
     scores = np.zeros(len(benchmark.gallery), dtype=np.float32)
     rows = {image: row for row, image in enumerate(benchmark.gallery)}
     scores[rows[repeated.targets[0]]] = 1.0
