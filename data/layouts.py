@@ -71,10 +71,23 @@ def listing(folder: Path, most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; raises `BrokenAnnotations` with line and column when it is cut or garbled."""
+def read_json(path: Path, distinct: bool = False) -> Any:
+    """Parse a JSON file.
+
+    Args:
+        path: the file.
+        distinct: refuse an object that names a key twice, of which parsing keeps the last value only.
+
+    Raises:
+        BrokenAnnotations: with line and column when the file is cut or garbled, or with the key that is named twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        refuse_repeats(path, "key", (key for key, _ in pairs))
+        return dict(pairs)
+
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=once if distinct else None)
     except json.JSONDecodeError as error:
         raise BrokenAnnotations(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; fetch the file again"

@@ -140,6 +140,6 @@ def too_short(annotations: Annotations, rankings: Mapping[str, Ranking]) -> int:
 def read_lists(annotations: Annotations, path: Path) -> Mapping[str, Ranking]:
     """`from_lists` of a JSON file."""
     try:
-        return from_lists(annotations, read_json(path), path)
+        return from_lists(annotations, read_json(path, distinct=True), path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}") from error

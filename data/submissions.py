@@ -75,7 +75,7 @@ def check_submission(path: Path, annotations: Annotations) -> None:
     if annotations.name not in FILES:
         raise LookupError(f"{annotations.name} has no test server; {' and '.join(FILES)} have one")
     try:
-        content = read_json(path)
+        content = read_json(path, distinct=True)
     except BrokenAnnotations as error:
         raise BadSubmission(str(error)) from error
     problems = _problems(annotations, content)

@@ -71,7 +71,7 @@ def evaluate(
             with phase(display, "answers"):
                 methods = BASELINE_METHODS if baselines else ()
                 found = measure(prepared, labels, methods, depth, resources, texts, weight)
-        files = write(out, found, depth)
+        files, notes = write(out, found, depth)
         if examples:
             from tasks.report_answers import write_page
 
@@ -83,6 +83,8 @@ def evaluate(
     show(found)
     for file in files:
         print(file)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def write_texts(

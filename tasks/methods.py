@@ -1,7 +1,7 @@
 """All methods of one checkpoint on one benchmark, over image tokens that are computed once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -78,7 +78,8 @@ class Job:
         """The target text alone, the composed query, and both together.
 
         A query without a text is answered by the composed query alone: the other two have lost it, and say so. Where
-        no query has a text there is nothing to measure but the composed queries.
+        the targets are hidden the joint answers take the composed one in its place, because a server wants all
+        queries. Where no query has a text there is nothing to measure but the composed queries.
         """
         assert self._queries is not None
         known = texts.texts[self.prepared.annotations.name]
@@ -91,11 +92,11 @@ class Job:
         composed = TokenSet(self._queries.tokens[kept], self._queries.mask[kept])
         told = {"target_texts": texts.writer}
         parts = [Weighted(1 - weight, composed), Weighted(weight, written)]
-        return [
-            self._measured(some, TARGET_TEXT, [Weighted(1.0, written)], told),
-            self.composed(),
-            self._measured(some, JOINT, parts, {**told, "weight": f"{weight:g}"}),
-        ]
+        alone = self.composed()
+        joint = self._measured(some, JOINT, parts, {**told, "weight": f"{weight:g}"})
+        if not self.prepared.annotations.metrics:
+            joint = filled(joint, alone)
+        return [self._measured(some, TARGET_TEXT, [Weighted(1.0, written)], told), alone, joint]
 
     def _measured(
         self, prepared: Prepared, kind: str, parts: Sequence[Weighted], choices: Mapping[str, str] | None = None
@@ -109,3 +110,12 @@ class Job:
         label = self.labels[self.number]
         method = f"{label}/{kind}" if len(self.labels) > 1 else kind
         return Measured(prepared, label, kind, method, answers, choices or {}, self.number == 0)
+
+
+def filled(measured: Measured, other: Measured) -> Measured:
+    """The answers of a method that lost queries, with another's in their place; the choices say how many."""
+    own = {answer.query.query_id: answer for answer in measured.answers}
+    answers = tuple(own.get(answer.query.query_id, answer) for answer in other.answers)
+    lost = len(answers) - len(own)
+    told = {f"queries_answered_by_{other.kind}": str(lost)} if lost else {}
+    return replace(measured, prepared=other.prepared, answers=answers, choices={**measured.choices, **told})

@@ -81,11 +81,11 @@ def _compared(one: Measured, other: Measured) -> bool:
     return one.first and not other.first and one.kind == other.kind and one.kind in (COMPOSED, JOINT)
 
 
-def write(out: Path, evaluation: Evaluation, depth: int) -> list[Path]:
+def write(out: Path, evaluation: Evaluation, depth: int) -> tuple[list[Path], list[str]]:
     """Write scores (Parquet, JSON, Markdown, LaTeX), predictions (Parquet), target texts and servers' files.
 
     Returns:
-        The files.
+        The files, and why a server's file was not written.
     """
     out.mkdir(parents=True, exist_ok=True)
     measured = evaluation.measured
@@ -108,12 +108,31 @@ def write(out: Path, evaluation: Evaluation, depth: int) -> list[Path]:
     if evaluation.texts is not None:
         write_json(out / "target_texts.json", texts_content(evaluation.texts))
         files.append(out / "target_texts.json")
+    submissions, notes = write_submissions(out / "submissions", measured)
+    return files + submissions, notes
+
+
+def write_submissions(folder: Path, measured: Sequence[Measured]) -> tuple[list[Path], list[str]]:
+    """Write the test servers' files of the composed and the joint queries, in a folder for each.
+
+    Returns:
+        The files, and a note for each method that lost queries: a server wants all of them.
+    """
+    files: list[Path] = []
+    notes = []
     for one in measured:
-        annotations = one.prepared.annotations
-        if annotations.name in FILES and not annotations.metrics and one.kind in (COMPOSED, JOINT):
-            ranked = {answer.query.query_id: answer.ranked for answer in one.answers}
-            files += write_submission(out / "submissions" / one.method, annotations, ranked)
-    return files
+        annotations, lost = one.prepared.annotations, len(one.prepared.complete.lost_queries)
+        if annotations.name not in FILES or annotations.metrics or one.kind not in (COMPOSED, JOINT):
+            continue
+        if lost:
+            notes.append(
+                f"no submission files of {one.method} for {annotations.name}: {lost} queries are lost with missing"
+                " images, and its server wants all"
+            )
+            continue
+        ranked = {answer.query.query_id: answer.ranked for answer in one.answers}
+        files += write_submission(folder / one.method, annotations, ranked)
+    return files, notes
 
 
 def texts_content(texts: TargetTexts) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tasks.spill import SortedTable
 from tasks.store import home
 
 ANSWER = "target_text"
+BLANK = "empty_modification"
 # Queries beyond this number are counted, not listed, in a message.
 MOST_TOLD = 20
 
@@ -94,6 +95,8 @@ def write_target_texts(
 ) -> TargetTexts:
     """Ask for the target text of every query; what the ledger has is not asked again.
 
+    A query without a modification is not asked, and has no text.
+
     Args:
         benchmarks: with images that can be read.
         config: whom to ask, and how.
@@ -108,6 +111,10 @@ def write_target_texts(
     table = SortedTable(generations.with_suffix(".parts"), GENERATIONS, "request_id")
     texts: dict[str, dict[str, str]] = {benchmark.name: {} for benchmark in benchmarks}
     faults: dict[str, dict[str, tuple[str, str]]] = {benchmark.name: {} for benchmark in benchmarks}
+    for benchmark in benchmarks:
+        # CIRR's test split has one; a prompt with nothing in it would ask for anything.
+        blank = (query.query_id for query in benchmark.queries if not query.modification.strip())
+        faults[benchmark.name].update(dict.fromkeys(blank, (BLANK, "")))
     questions = (
         Question(
             f"{benchmark.name}/{query.query_id}",
@@ -116,8 +123,9 @@ def write_target_texts(
         )
         for benchmark in benchmarks
         for query in benchmark.queries
+        if query.query_id not in faults[benchmark.name]
     )
-    total = sum(len(benchmark.queries) for benchmark in benchmarks)
+    total = sum(len(benchmark.queries) - len(faults[benchmark.name]) for benchmark in benchmarks)
     with (
         progress(total, "target texts") as advance,
         Asker(

@@ -1,10 +1,14 @@
 """What an evaluation counts as lost, and which methods it compares."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from data.benchmarks import Query, cirr
 from data.presence import Complete
 from data.protocols import Answer
 from tasks.measure import Measured, Prepared
-from tasks.score_tables import paired, rows
+from tasks.methods import filled
+from tasks.score_tables import paired, rows, write_submissions
 from tests.shared_data import shared_data
 
 
@@ -39,6 +43,32 @@ def test_queries_without_a_text_are_lost_and_counted() -> None:
     assert (row["value"], row["queries"]) == (50.0, 4178)
     assert '"queries_without_target_text":"3"' in row["protocol"]
     assert '"weight":"0.5"' in row["protocol"]
+
+
+def test_a_server_gets_all_queries_or_no_file(tmp_path: Path) -> None:
+    root = shared_data("annotations")
+    benchmark = cirr.load("test", root=root)
+    whole = Prepared(cirr.read("test", root), Complete(benchmark))
+    deep = [Answer(query, benchmark.gallery, (), {}, tied=False) for query in benchmark.queries]
+    composed = Measured(whole, "a", "composed", "composed", tuple(deep))
+    some = whole.only(range(1, len(deep)))
+    joint = Measured(some, "a", "joint", "joint", tuple(replace(one, scores=(1.0,)) for one in deep[1:]))
+    # One query has no text: the joint answers take the composed one in its place.
+    full = filled(joint, composed)
+    assert (full.answers[0], full.answers[1]) == (deep[0], joint.answers[0])
+    assert full.protocol["queries_answered_by_composed"] == "1"
+    files, notes = write_submissions(tmp_path, [composed, full])
+    assert [str(file.relative_to(tmp_path)) for file in files] == [
+        f"{method}/{name}"
+        for method in ("composed", "joint")
+        for name in ("cirr_recall.json", "cirr_recall_subset.json")
+    ]
+    assert notes == []
+    # Where a query is lost with its image there is no file at all.
+    lost = replace(whole.complete, lost_queries=("0",))
+    files, notes = write_submissions(tmp_path / "none", [replace(composed, prepared=Prepared(some.annotations, lost))])
+    assert files == []
+    assert "no submission files of composed for cirr: 1 queries are lost" in notes[0]
 
 
 def test_what_is_compared() -> None:

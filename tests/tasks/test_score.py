@@ -197,6 +197,10 @@ class TestCirco:
         doubled = {str(i): ["9761", 9761] for i in range(220)}
         with pytest.raises(ValueError, match="query 0: '9761' is ranked twice"):
             score("circo", "val", root, {}, predictions=written(tmp_path / "two.json", doubled))
+        twice = tmp_path / "twice.json"
+        twice.write_text('{"0": [1, 2], "0": [3]}')
+        with pytest.raises(ValueError, match="key '0' occurs twice"):
+            score("circo", "val", root, {}, predictions=twice)
         short = written(tmp_path / "short.json", {str(i): [] for i in range(220)})
         scored = score("circo", "val", root, {}, predictions=short)
         assert set(scored.report()["metrics"].values()) == {0.0}

@@ -61,6 +61,15 @@ def test_queries_without_an_answer_are_listed(
     assert "--allow-missing" in told
 
 
+def test_a_query_that_asks_nothing_is_not_asked(tmp_path: Path, config: TargetTextConfig) -> None:
+    # As pairid 27098 of CIRR's test split.
+    benchmark = World().benchmark(Query("q", "i0", " ", ("i3",)), Query("r", "i1", "at 2", ("i3",)))
+    texts = write_target_texts([benchmark], config, Resources(chunk=2), tmp_path / "generations.parquet")
+    assert texts.asked == 1
+    assert list(texts.texts["one"]) == ["r"]
+    assert texts.faults == {"one": {"q": ("empty_modification", "")}}
+
+
 def test_a_prompt_for_something_else_is_refused() -> None:
     with pytest.raises(ValidationError, match="want 1 image"):
         TargetTextConfig(model="m", prompt="caption")
