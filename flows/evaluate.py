@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +19,10 @@ from flows.results import features_table, paired_table, protocol_lines, score_ta
 from flows.score import parse_choices
 from flows.tables import console
 from tasks.display import Display, choose_display, dropped_by_reason
-from tasks.measure import BASELINE_METHODS, Evaluation, Prepared, measure, prepare
+from tasks.measure import BASELINE_METHODS, Encoded, Prepared, measure, prepare
 from tasks.runs import StageRecord
 from tasks.score import check_names
-from tasks.score_tables import paired, rows, tie_counts, write
+from tasks.score_tables import Results, results, write
 from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, write_target_texts
 
 
@@ -71,7 +71,9 @@ def evaluate(
             with phase(display, "answers"):
                 methods = BASELINE_METHODS if baselines else ()
                 found = measure(prepared, labels, methods, depth, resources, texts, weight)
-        files, notes = write(out, found, depth)
+            with phase(display, "scores"):
+                numbers = results(found.measured)
+                files, notes = write(out, found, numbers, depth)
         if examples:
             from tasks.report_answers import write_page
 
@@ -80,7 +82,7 @@ def evaluate(
         text = error.args[0] if isinstance(error, LookupError) and error.args else error
         print(f"error: {text}", file=sys.stderr)
         raise typer.Exit(1) from error
-    show(found)
+    show(numbers, found.encoded)
     for file in files:
         print(file)
     for note in notes:
@@ -154,15 +156,14 @@ def phase(display: Display, name: str) -> Iterator[None]:
     display.end(StageRecord(stage=name, state="ran", seconds=time.perf_counter() - started))
 
 
-def show(found: Evaluation) -> None:
+def show(found: Results, encoded: Sequence[Encoded]) -> None:
     """Print scores, protocols, paired tests and where the features came from."""
-    table = rows(found.measured)
     screen = console()
-    for scores in score_tables(table, tie_counts(found.measured)):
+    for scores in score_tables(found.scores, found.ties):
         screen.print(scores)
-    for line in protocol_lines(table):
+    for line in protocol_lines(found.scores):
         screen.print(line, markup=False)
-    tests = paired_table(paired(found.measured))
+    tests = paired_table(found.tests)
     if tests is not None:
         screen.print(tests)
-    screen.print(features_table(found.encoded))
+    screen.print(features_table(encoded))

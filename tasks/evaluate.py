@@ -56,7 +56,7 @@ def evaluate_facts(config: EvaluateConfig, trained: Artifact, tokens: Artifact) 
     }
 
 
-@stage(version=1, facts=evaluate_facts)
+@stage(version=2, facts=evaluate_facts)
 def evaluate(out: Path, config: EvaluateConfig, trained: Artifact, tokens: Artifact, *, resources: Resources) -> Counts:
     """Score the baselines with the base checkpoint and the composed queries with every trained seed's.
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,27 @@ from data.scoring import compare
 from data.submissions import FILES, write_submission
 from tasks.measure import COMPOSED, JOINT, TARGET_TEXT, Evaluation, Measured
 from tasks.target_texts import TargetTexts
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was found, in numbers.
+
+    Attributes:
+        scores: rows of `SCORES`.
+        tests: see `paired`.
+        ties: queries of which some value depends on the order of equal scores, by `benchmark/method`.
+    """
+
+    scores: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
+    ties: dict[str, int]
+
+
+def results(measured: Sequence[Measured]) -> Results:
+    """Score and compare; some seconds for large benchmarks, because everything is drawn anew a thousand times."""
+    ties = {f"{one.prepared.annotations.name}/{one.method}": one.outcome.ties for one in measured}
+    return Results(rows(measured), paired(measured), ties)
 
 
 def rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -67,11 +88,6 @@ def paired(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     return found
 
 
-def tie_counts(measured: Sequence[Measured]) -> dict[str, int]:
-    """Queries of which some value depends on the order of equal scores, by `benchmark/method`."""
-    return {f"{one.prepared.annotations.name}/{one.method}": one.outcome.ties for one in measured}
-
-
 def _compared(one: Measured, other: Measured) -> bool:
     mine, its = one.prepared.annotations, other.prepared.annotations
     if mine.name != its.name or not mine.metrics or len(mine.queries) != len(its.queries):
@@ -81,7 +97,7 @@ def _compared(one: Measured, other: Measured) -> bool:
     return one.first and not other.first and one.kind == other.kind and one.kind in (COMPOSED, JOINT)
 
 
-def write(out: Path, evaluation: Evaluation, depth: int) -> tuple[list[Path], list[str]]:
+def write(out: Path, evaluation: Evaluation, found: Results, depth: int) -> tuple[list[Path], list[str]]:
     """Write scores (Parquet, JSON, Markdown, LaTeX), predictions (Parquet), target texts and servers' files.
 
     Returns:
@@ -89,18 +105,17 @@ def write(out: Path, evaluation: Evaluation, depth: int) -> tuple[list[Path], li
     """
     out.mkdir(parents=True, exist_ok=True)
     measured = evaluation.measured
-    table = rows(measured)
-    write_table(out / "scores.parquet", scores_table(table), SCORES)
+    write_table(out / "scores.parquet", scores_table(found.scores), SCORES)
     content = {
-        "scores": table,
-        "ties": tie_counts(measured),
-        "paired": paired(measured),
+        "scores": found.scores,
+        "ties": found.ties,
+        "paired": found.tests,
         "features": [asdict(one) for one in evaluation.encoded],
         "texts_cut": evaluation.cut,
     }
     write_json(out / "scores.json", content)
-    write_text(out / "scores.md", markdown(table, tie_counts(measured)))
-    write_text(out / "scores.tex", latex(table, tie_counts(measured)))
+    write_text(out / "scores.md", markdown(found.scores, found.ties))
+    write_text(out / "scores.tex", latex(found.scores, found.ties))
     shown = [replace(one, answers=tuple(cut(answer, depth) for answer in one.answers)) for one in measured]
     predictions = [predictions_table(one.method, one.prepared.benchmark, None, one.answers) for one in shown]
     write_table(out / "predictions.parquet", pa.concat_tables(predictions), PREDICTIONS)
