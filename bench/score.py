@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench.measure import load, reset_peak, resident_mib
 from bench.rank import plain
-from bench.synthetic import CHUNK, Kind, chunks, synthetic
+from bench.synthetic import CHUNK, Kind, synthetic
 from data.benchmarks import Benchmark, Query
 from data.protocols import Judge
 from models.encoders import TokenSet
@@ -33,11 +33,16 @@ GOAL = (4_000, 120_000)
 
 
 def write_gallery(path: Path, count: int, tokens: int, dim: int, kind: Kind) -> np.memmap[Any, np.dtype[np.float16]]:
-    """A mapped file of (count, tokens, dim) float16 tokens; no more than a chunk of it is held while it is written."""
+    """A mapped file of (count, tokens, dim) float16 tokens; no more than a chunk of it is held while it is written.
+
+    The first CHUNK images are synthetic. The following chunks are the same with their dimensions turned by one more
+    place each: other images to a query, for the price of a copy.
+    """
     shape = (count, tokens, dim)
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
-    for start, part in zip(range(0, count, CHUNK), chunks(count, tokens, dim, kind), strict=True):
-        file[start : start + CHUNK] = part
+    first = synthetic(min(count, CHUNK), tokens, dim, kind)
+    for turn, start in enumerate(range(0, count, CHUNK)):
+        file[start : start + CHUNK] = np.roll(first, turn, axis=-1)[: count - start]
     file.flush()
     del file  # its pages would count as ours
     mapped: np.memmap[Any, np.dtype[np.float16]] = np.load(path, mmap_mode="r")

@@ -246,7 +246,7 @@ def test_collapsed_tokens_are_an_error_and_not_a_perfect_score(tmp_path: Path, w
 
     world.add("one", Query("q", "i5", "at 31", ("i0",)))
     world.encoder = lambda name: Collapsed()
-    with pytest.raises(ValueError, match="all 5 scores are 1; the tokens have collapsed"):
+    with pytest.raises(ValueError, match="all 5 scores are 1; a constant ranks nothing"):
         run(tmp_path)
 
 
