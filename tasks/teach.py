@@ -25,9 +25,9 @@ from tasks.stage import stage
 
 
 class TeachConfig(StageConfig):
-    """What decides the MLLM. `width` and `layers` shrink the language model for a weaker one."""
+    """What decides the MLLM. Fewer `layers` and `steps` make a weaker one."""
 
-    steps: PositiveInt = 3300
+    steps: PositiveInt = 4800
     batch: PositiveInt = 24  # of each of `parts` mini-batches
     parts: PositiveInt = 4
     lr: PositiveFloat = 1.5e-3
