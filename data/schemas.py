@@ -106,6 +106,17 @@ REJECTED = pa.schema(
     ]
 )
 
+VERDICTS = pa.schema(
+    [
+        _column("triplet_id", pa.string()),
+        _column("filter", pa.string()),
+        _column("value", pa.float64(), nullable=True),  # null where there was nothing to measure
+        _column("threshold", pa.float64()),
+        _column("kept", pa.bool_()),
+        _column("reason", pa.string(), nullable=True),  # of a dropped one the filter, else why there is no value
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         _column("method", pa.string()),

@@ -10,8 +10,10 @@ from data.config import Resources, StageConfig
 from flows.recipe import Recipe
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
+from tasks.filter import FilterConfig, filter
 from tasks.generate import check_generator, generate
 from tasks.ingest import IngestConfig, ingest
+from tasks.mine import MineConfig, mine
 from tasks.plans.mra_cir import MraCirGenerate
 from tasks.rank import RankConfig, rank
 from tasks.report import ReportConfig, report
@@ -44,6 +46,8 @@ class MraCir(StageConfig):
         default=(), description="further views whose pairs are united with those of the tokens; see docs/windows.md"
     )
     generate: MraCirGenerate = MraCirGenerate()
+    filter: FilterConfig = FilterConfig()
+    mine: MineConfig = MineConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
@@ -85,11 +89,13 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
             found = sample(view.sample, rank(view.rank, seen, resources=resources))
             united = unite(UniteConfig(), united, found)
         triplets = generate(config.generate, united, images, resources=resources)
-        trained = train(config.train, triplets, images, tokens, resources=resources)
+        kept = filter(config.filter, triplets, images, tokens, resources=resources)
+        armed = mine(config.mine, kept, ranking, tokens)
+        trained = train(config.train, armed, images, tokens, resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, resources=resources)
         report(
             config.report, images, ranking, pairs, triplets, trained, scores, tokens=tokens, windows=compared,
-            united=united if config.views else None,
+            united=united if config.views else None, kept=kept,
         )  # fmt: skip
     return run.id
 
@@ -98,5 +104,5 @@ RECIPE = Recipe(
     name="mra_cir",
     config=MraCir,
     flow=mra_cir,
-    stages=(ingest, encode, rank, sample, windows, generate, train, evaluate, report),
+    stages=(ingest, encode, rank, sample, windows, generate, filter, mine, train, evaluate, report),
 )

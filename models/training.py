@@ -42,13 +42,16 @@ class Batch:
         reference: (B, P, W) vision features of the references.
         modifications: B texts.
         target: (B, P, W) vision features of the targets.
-        same_target: (B, B) bool, True where row i and row j have the same target.
+        same_target: (B, B + K) bool, True where the image of column j, a target or a negative, is row i's target.
+        negatives: (K, P, W) vision features of hard negatives, wrong answers to every row but for `same_target`; None
+            for none, K = 0.
     """
 
     reference: Tensor
     modifications: list[str]
     target: Tensor
     same_target: Tensor
+    negatives: Tensor | None = None
 
 
 Objective = Callable[[TrainableEncoder, Batch], Mapping[str, Tensor]]
@@ -59,11 +62,15 @@ def composed_to_image(encoder: TrainableEncoder, batch: Batch) -> dict[str, Tens
     """MRA-CIR's loss: each composed query must find its target image among all targets of the batch.
 
     Similarity is the mean over query tokens of the greatest cosine among the target's. Other rows with the same target
-    are right answers too and are no negatives.
+    are right answers too and are no negatives. Hard negatives of any row are further wrong answers to all.
     """
     query = encoder.query_tokens(batch.reference, batch.modifications)
     target = encoder.image_tokens(batch.target)
-    return {"composed": info_nce(query.tokens, target.tokens, encoder.temperature, same_target=batch.same_target)}
+    negatives = None if batch.negatives is None else encoder.image_tokens(batch.negatives).tokens
+    loss = info_nce(
+        query.tokens, target.tokens, encoder.temperature, negatives=negatives, same_target=batch.same_target
+    )
+    return {"composed": loss}
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: Schedule, epoch: int = 0) -> float:

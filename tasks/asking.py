@@ -79,14 +79,19 @@ class Asker:
         self._opener, self._images_per_prompt = opener, images_per_prompt
         self._generator: TextGenerator | None = None
 
-    def ask(self, prompt: Prompt, questions: Iterable[Question]) -> Iterator[Outcome]:
+    def ask(self, prompt: Prompt, questions: Iterable[Question], choices: tuple[str, ...] = ()) -> Iterator[Outcome]:
         """Answer all questions, in no particular order. They are drawn as they are needed.
+
+        Args:
+            prompt: of all the questions.
+            questions: as many as one likes.
+            choices: lower-case words that the answers decide between, where their probabilities are wanted.
 
         Raises:
             RuntimeError: if none of a chunk's images can be read any more.
         """
         with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="decode") as pool:
-            yield from _Session(self, prompt, questions, pool).outcomes()
+            yield from _Session(self, prompt, questions, pool, choices).outcomes()
 
     def generate(self, requests: list[Request]) -> list[Response]:
         """Let the engine answer, starting it if necessary."""
@@ -121,8 +126,16 @@ class _Session:
     into the chunk after that, so that the engine's batches stay full.
     """
 
-    def __init__(self, asker: Asker, prompt: Prompt, questions: Iterable[Question], pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        prompt: Prompt,
+        questions: Iterable[Question],
+        pool: ThreadPoolExecutor,
+        choices: tuple[str, ...],
+    ) -> None:
         self._asker, self._terms, self._prompt, self._pool = asker, asker.terms, prompt, pool
+        self._choices = choices
         self._chunk = asker.resources.chunk
         self._fresh = iter(questions)
         self._again: deque[Attempt] = deque()
@@ -171,7 +184,7 @@ class _Session:
         return bool(attempts)
 
     def _attempt(self, question: Question, number: int) -> Attempt:
-        return Attempt.of(self._terms, self._prompt, question, number)
+        return Attempt.of(self._terms, self._prompt, question, number, self._choices)
 
     def _load(self, chunk: list[Attempt]) -> dict[str, Future[Image.Image]]:
         """Set the threads to the chunk's images, each once."""
@@ -227,7 +240,7 @@ class _Session:
         else:
             self._rows.append(attempt.row(entry, None))
         raw = entry.raw_response if isinstance(texts, Rejected) else ""
-        self._done.append(Outcome(attempt.question.row_id, texts, entry.request_id, raw))
+        self._done.append(Outcome(attempt.question.row_id, texts, entry.request_id, raw, entry.probabilities))
 
 
 def _loaded(loading: Mapping[str, Future[Image.Image]]) -> tuple[dict[str, Image.Image], dict[str, BadImage]]:

@@ -29,6 +29,7 @@ class Triplet:
     reference_id: str
     modification: str
     target_id: str
+    negative_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class Split:
     def image_ids(self) -> set[str]:
         """Every image that the network will see."""
         triplets = [*self.training, *self.validation]
-        return {image for triplet in triplets for image in (triplet.reference_id, triplet.target_id)} | set(
-            self.gallery
-        )
+        return {
+            *(image for triplet in triplets for image in (triplet.reference_id, triplet.target_id)),
+            *(image for triplet in self.training for image in triplet.negative_ids),
+            *self.gallery,
+        }
 
 
-def split_triplets(triplets: Artifact, known: set[str], validation: float, gallery: int) -> Split:
+def split_triplets(
+    triplets: Artifact, known: set[str], validation: float, gallery: int, hard_negatives: int = 0
+) -> Split:
     """Read the triplets and hold out a share of their references.
 
     References are ordered by the hash of their id and the first are held out, whatever the seed of training: all runs
@@ -66,12 +71,21 @@ def split_triplets(triplets: Artifact, known: set[str], validation: float, galle
         known: ids of all ingested images.
         validation: share of the references that is held out; at least one is.
         gallery: number of images that validation ranks, if there are so many: the targets first, then others by hash.
+        hard_negatives: at most so many of each triplet's negatives are used, the first.
 
     Raises:
-        ValueError: if a triplet names an image that was not ingested, or fewer than 2 triplets are left to train on.
+        ValueError: if a triplet names an image that was not ingested, fewer than 2 triplets are left to train on, or
+            hard negatives are wanted and none has any.
     """
-    columns = ["triplet_id", "reference_id", "modification", "target_id"]
+    columns = ["triplet_id", "reference_id", "modification", "target_id", "negative_ids"]
     rows = triplets.read(TRIPLETS, "triplets.parquet").select(columns).to_pylist()
+    for row in rows:
+        row["negative_ids"] = tuple(row["negative_ids"] or ())[:hard_negatives]
+    if rows and hard_negatives and not any(row["negative_ids"] for row in rows):
+        raise ValueError(
+            f"hard_negatives={hard_negatives}, but none of the {len(rows)} triplets has any; set mine.count to at least"
+            f" {hard_negatives}, or hard_negatives=0"
+        )
     usable, dropped = _usable(rows, known)
     references = sorted({triplet.reference_id for triplet in usable}, key=_hash)
     held_out = set(references[: max(1, round(validation * len(references)))])
@@ -98,6 +112,11 @@ def _usable(rows: Sequence[dict[str, Any]], known: set[str]) -> tuple[list[Tripl
                     f"triplet {row['triplet_id']!r} has the {role} {row[role]!r}, which is none of the {len(known)}"
                     " ingested images; triplets and images are not of the same run"
                 )
+        if strangers := set(row["negative_ids"]) - known:
+            raise ValueError(
+                f"triplet {row['triplet_id']!r} has the negative {min(strangers)!r}, which is none of the {len(known)}"
+                " ingested images; triplets and images are not of the same run"
+            )
         if row["target_id"] is None:
             dropped["no_target_image"] += 1
         elif row["target_id"] == row["reference_id"]:
@@ -132,11 +151,14 @@ class Examples:
         targets = [triplet.target_id for triplet in chosen]
         number = {target: place for place, target in enumerate(dict.fromkeys(targets))}
         codes = torch.tensor([number[target] for target in targets], device=self._device)
+        negatives = list(dict.fromkeys(image for triplet in chosen for image in triplet.negative_ids))
+        others = torch.tensor([number.get(image, -1) for image in negatives], device=self._device, dtype=codes.dtype)
         return Batch(
             reference=self.vision([triplet.reference_id for triplet in chosen]),
             modifications=[triplet.modification for triplet in chosen],
             target=self.vision(targets),
-            same_target=codes.unsqueeze(0) == codes.unsqueeze(1),
+            same_target=torch.cat([codes, others]).unsqueeze(0) == codes.unsqueeze(1),
+            negatives=self.vision(negatives) if negatives else None,
         )
 
     @torch.no_grad()

@@ -9,9 +9,10 @@ import os
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,11 @@ ENTRIES = pa.schema(
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("tokens_in", pa.int32(), nullable=False),
         pa.field("tokens_out", pa.int32(), nullable=False),
+        # Of the choices that were asked about; in files without this column none were.
+        pa.field("probabilities", pa.list_(pa.field("element", pa.float64(), nullable=False))),
     ]
 )
+_WITHOUT_PROBABILITIES = pa.schema([field for field in ENTRIES if field.name != "probabilities"])
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,14 @@ class Entry:
     finish_reason: str
     tokens_in: int
     tokens_out: int
+    probabilities: tuple[float, ...] | None = None
+
+    @staticmethod
+    def read(row: Mapping[str, Any]) -> "Entry":
+        """The entry in a row of a ledger's file."""
+        shares = row.get("probabilities")
+        lists = {"image_digests": tuple(row["image_digests"]), "probabilities": shares and tuple(shares)}
+        return Entry(**{**row, **lists})
 
 
 class Ledger:
@@ -155,7 +167,7 @@ class Ledger:
             table = self._read(self._parts[part], None)
             for row in table.take(places).to_pylist() if table is not None else []:
                 if row["request_id"] in asked:  # 64 bits agree with all 256
-                    found.setdefault(row["request_id"], Entry(**row | {"image_digests": tuple(row["image_digests"])}))
+                    found.setdefault(row["request_id"], Entry.read(row))
         return found
 
     def _read(self, name: str, columns: list[str] | None) -> pa.Table | None:
@@ -173,7 +185,7 @@ class Ledger:
             path.rename(torn)
             log.warning("%s is damaged (%s) and set aside; its requests will be asked again", torn, error)
             return None
-        if not schema.equals(ENTRIES):
+        if not schema.equals(ENTRIES) and not schema.equals(_WITHOUT_PROBABILITIES):
             raise ValueError(f"{path} has another schema than a ledger's file; was it put there by hand? Move it away")
         return table
 

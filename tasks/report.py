@@ -11,6 +11,7 @@ from data.artifact import Artifact, Counts, read_table, write_atomically
 from data.config import StageConfig
 from data.schemas import SCORES
 from tasks.report_cards import Card, cards, rejections
+from tasks.report_filters import filtered
 from tasks.report_parts import headlines, interval_chart, score_tables, stage_row, training_charts
 from tasks.report_windows import window_section
 from tasks.stage import stage
@@ -28,7 +29,7 @@ class ReportConfig(StageConfig):
     seed: int = Field(0, description="of both draws")
 
 
-@stage(version=2)
+@stage(version=3)
 def report(
     out: Path,
     config: ReportConfig,
@@ -42,16 +43,17 @@ def report(
     tokens: Artifact | None = None,
     windows: Artifact | None = None,
     united: Artifact | None = None,
+    kept: Artifact | None = None,
 ) -> Counts:
     """Write report.html: scores beside the baselines, stages, curves, windows, a sample of triplets, rejected rows.
 
-    A recipe without one of the optional stages leaves it out. An image that cannot be shown any more becomes a box
-    that says why. Rows are triplets: all are counted as kept, `detail` tells how many are shown.
+    `kept` are those of the triplets that the filters left: with it the sample is drawn from these, and a section tells
+    what was dropped. A recipe without one of the optional stages leaves it out. An image that cannot be shown any more
+    becomes a box that says why. Rows are triplets: all are counted as kept, `detail` tells how many are shown.
     """
-    stages = [
-        one for one in (images, tokens, ranking, pairs, windows, united, triplets, trained, scores) if one is not None
-    ]
-    total, shown = cards(triplets, images, config.triplets, config.thumbnail, config.seed)
+    made = (images, tokens, ranking, pairs, windows, united, triplets, kept, trained, scores)
+    stages = [one for one in made if one is not None]
+    total, shown = cards(kept or triplets, images, config.triplets, config.thumbnail, config.seed)
     measured = [] if scores is None else read_table(scores.file("scores.parquet"), SCORES).to_pylist()
     tables = score_tables(measured)
     section = window_section(images, ranking, pairs, windows, config.pairs, config.thumbnail, config.seed)
@@ -64,10 +66,11 @@ def report(
         stages=[stage_row(one) for one in stages],
         charts=_charts(trained),
         windows=section,
+        filters=[] if kept is None else filtered(kept, images, config.examples, config.thumbnail),
         cards=shown,
         total=total,
         seed=config.seed,
-        rejections=[rejection for one in stages for rejection in rejections(one, config.examples)],
+        rejections=[rejection for one in stages if one is not kept for rejection in rejections(one, config.examples)],
     )
     write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
     pictures = [one for card in shown for one in (card.reference, card.target) if one is not None]

@@ -50,12 +50,14 @@ class Outcome:
         texts: the answer's fields, or why there is none after the last attempt.
         request_id: of the last attempt; None if nothing was asked because an image could not be read.
         raw: of a rejected one the last raw answer, or what is wrong with the image; else empty.
+        probabilities: of the choices that were asked about, adding up to 1; None where none were, or none are known.
     """
 
     row_id: str
     texts: Mapping[str, str] | Rejected
     request_id: str | None
     raw: str
+    probabilities: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,10 @@ class Attempt:
     question: Question
     number: int
     request_id: str
+    choices: tuple[str, ...] = ()
 
     @staticmethod
-    def of(terms: Terms, prompt: Prompt, question: Question, number: int) -> "Attempt":
+    def of(terms: Terms, prompt: Prompt, question: Question, number: int, choices: tuple[str, ...] = ()) -> "Attempt":
         """The attempt with its id, SHA-256 of all that decides the answer."""
         deciding = {
             "prompt_digest": prompt.digest,
@@ -113,8 +116,9 @@ class Attempt:
             "sampling": terms.drawn(number + question.draw),
             "attempt": number,
             **({"draw": question.draw} if question.draw else {}),
+            **({"choices": choices} if choices else {}),
         }
-        return Attempt(terms, prompt, question, number, digest(deciding))
+        return Attempt(terms, prompt, question, number, digest(deciding), choices)
 
     @property
     def _drawn(self) -> dict[str, Any]:
@@ -130,6 +134,7 @@ class Attempt:
             seed=int(self.request_id[:8], 16) >> 1,
             temperature=float(self._drawn["temperature"]),
             answer=self.prompt.answer,
+            choices=self.choices,
         )
 
     def entry(self, response: Response) -> Entry:
@@ -148,6 +153,7 @@ class Attempt:
             finish_reason=response.finish_reason,
             tokens_in=response.tokens_in,
             tokens_out=response.tokens_out,
+            probabilities=response.probabilities,
         )
 
     def row(self, entry: Entry, rejected: str | None) -> dict[str, Any]:

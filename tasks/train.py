@@ -40,6 +40,9 @@ class TrainConfig(StageConfig):
     seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1, description="one training run for each")
     epochs: PositiveInt = Field(6, description="times that every triplet is seen")
     batch_size: Annotated[int, Field(ge=2, description="triplets per step; the others' targets are negatives")] = 64
+    hard_negatives: NonNegativeInt = Field(
+        0, description="of each triplet's negatives, from stage mine, so many are wrong answers to the whole batch"
+    )
     learning_rate: PositiveFloat = Field(1e-3, description="the highest; AdamW")
     warmup: Annotated[float, Field(ge=0, lt=1, description="share of the steps in which the rate rises")] = 0.1
     schedule: Literal["cosine", "step", "constant"] = Field(
@@ -99,7 +102,8 @@ def train(
 
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
     known = pictures(images)
-    split = split_triplets(triplets, {row.image_id for row in known}, config.validation, config.validation_gallery)
+    ids = {row.image_id for row in known}
+    split = split_triplets(triplets, ids, config.validation, config.validation_gallery, config.hard_negatives)
     encoder = base_encoder(config, tokens, resources)
     history = out / "history.parquet"
     if not history.exists():

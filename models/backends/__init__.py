@@ -7,8 +7,9 @@ it cannot work with.
 """
 
 import importlib
+import math
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Literal, Protocol
@@ -56,6 +57,7 @@ class Request:
         seed: of this request alone, 0 <= seed < 2**31.
         temperature: of this request alone; the rest of the sampling is the generator's.
         answer: names of the text fields of the JSON object asked for, for engines that can enforce them.
+        choices: words that the answer decides between, where their probabilities are wanted too; lower case.
     """
 
     request_id: str
@@ -65,6 +67,7 @@ class Request:
     seed: int
     temperature: float = 0.0
     answer: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Response:
             the model's context; it was not asked), "filtered" (by a service that screens answers) or "error" (the
             engine refused this one request, or failed at it again and again).
         tokens_in, tokens_out: of prompt (images included) and answer.
+        probabilities: one for each of the request's choices, adding up to 1; None where none were asked for, the
+            engine tells none, or the answer takes none of the choices.
     """
 
     request_id: str
@@ -85,6 +90,7 @@ class Response:
     finish_reason: str
     tokens_in: int
     tokens_out: int
+    probabilities: tuple[float, ...] | None = None
 
 
 class BrokenOff(RuntimeError):  # noqa: N818  (what happened, as in the message)
@@ -158,3 +164,38 @@ def _module(name: str) -> ModuleType:
     if name not in names():
         raise LookupError(f"no backend {name!r};{did_you_mean(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+LIKELIEST = 20
+"""Likeliest tokens of each step that an engine is asked for where a request has choices: vLLM's and OpenAI's most."""
+
+
+def choice_probabilities(
+    steps: Iterable[tuple[str, Mapping[str, float]]], choices: Sequence[str]
+) -> tuple[float, ...] | None:
+    """How an answer's probability was shared out between choices, at the step that took one of them.
+
+    Args:
+        steps: of each token of the answer its text, and the natural logarithms of the probabilities of the likeliest
+            tokens by their text.
+        choices: lower-case words; each has to be one token of the model, with or without quotation marks and blanks.
+
+    Returns:
+        One probability per choice, adding up to 1; None if no step took a choice.
+    """
+    for taken, likeliest in steps:
+        if _word(taken) not in choices:
+            continue
+        weights = dict.fromkeys(choices, 0.0)
+        for text, logarithm in likeliest.items():
+            if _word(text) in weights:
+                weights[_word(text)] += math.exp(logarithm)
+        if (total := sum(weights.values())) == 0:  # the engine told of other tokens only
+            return tuple(float(choice == _word(taken)) for choice in choices)
+        return tuple(weights[choice] / total for choice in choices)
+    return None
+
+
+def _word(token: str) -> str:
+    """A token's letters: '"Yes' and ' yes' are both a yes."""
+    return "".join(letter for letter in token if letter.isalpha()).lower()

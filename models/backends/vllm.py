@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import Resources
-from models.backends import Engine, Request, Response, Sampling
+from models.backends import LIKELIEST, Engine, Request, Response, Sampling, choice_probabilities
 from models.checkpoints import Located
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class VllmGenerator:
             if reason not in ("stop", "length"):  # a grammar that does not compile, for example
                 text, reason = f"the engine ended it: {reason}", "error"
             tokens_in, tokens_out = len(output.prompt_token_ids), len(answer.token_ids)
-            responses[request.request_id] = Response(request.request_id, text, reason, tokens_in, tokens_out)
+            chosen = choice_probabilities(_steps(answer), request.choices) if request.choices else None
+            responses[request.request_id] = Response(request.request_id, text, reason, tokens_in, tokens_out, chosen)
         self._answered |= any(response.finish_reason in ("stop", "length") for response in responses.values())
         faulty = [response for response in responses.values() if response.finish_reason == "error"]
         if requests and not self._answered and len(faulty) == len(responses):
@@ -155,10 +156,20 @@ class VllmGenerator:
             seed=request.seed,
             stop_token_ids=list(self._quirks.stop_token_ids) or None,
             structured_outputs=structure,
+            logprobs=LIKELIEST if request.choices else None,
         )
 
 
 open_generator = VllmGenerator
+
+
+def _steps(answer: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """Of each token of one of vLLM's outputs its text and the logarithms of the likeliest tokens'."""
+    for token, likeliest in zip(answer.token_ids, answer.logprobs or (), strict=False):
+        texts: dict[str, float] = {}
+        for one in likeliest.values():
+            texts.setdefault(str(one.decoded_token), float(one.logprob))
+        yield str(likeliest[token].decoded_token), texts
 
 
 def object_pattern(fields: Sequence[str]) -> str:

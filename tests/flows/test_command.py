@@ -167,7 +167,8 @@ def test_demo_takes_the_defaults() -> None:
     recipe = load_recipe("mra_cir")
     assert recipe.name == "mra_cir"
     assert recipe.stage_names == [
-        *("ingest", "encode", "rank", "sample", "windows", "generate", "train", "evaluate", "report")
+        *("ingest", "encode", "rank", "sample", "windows", "generate", "filter", "mine"),
+        *("train", "evaluate", "report"),
     ]
     config = checked(recipe, [], [], None)
     assert config == recipe.config()

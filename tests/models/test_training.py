@@ -82,6 +82,23 @@ def test_the_loss_of_one_step_is_that_of_the_similarities() -> None:
     assert trainer(encoder).step(0, data, 0.0) == pytest.approx(float(expected), abs=1e-4)
 
 
+def test_hard_negatives_are_wrong_answers_to_every_row_but_their_own_targets() -> None:
+    encoder = tiny_encoder()
+    encoder.set_dropout(0)
+    data = batch(encoder)
+    negatives = encoder.vision(noise_images(3, seed=7))
+    same = torch.cat([torch.eye(4, dtype=torch.bool), torch.zeros(4, 3, dtype=torch.bool)], dim=1)
+    same[1, 4] = True  # the first negative is the target of row 1
+    with torch.no_grad():
+        query = encoder.query_tokens(data.reference, data.modifications).tokens
+        images = torch.cat([encoder.image_tokens(vision).tokens for vision in (data.target, negatives)])
+        scores = torch.einsum("iad,jbd->ijab", query, images).amax(-1).mean(-1) / 0.07
+        scores[1, 4] = -torch.inf
+        expected = -scores.log_softmax(dim=1).diagonal().mean()
+    data = Batch(data.reference, data.modifications, data.target, same, negatives)
+    assert trainer(encoder).step(0, data, 0.0) == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_training_lowers_the_loss_and_leaves_the_tower_alone() -> None:
     encoder = tiny_encoder()
     encoder.set_dropout(0)

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,6 +53,18 @@ def entry(number: int, text: str = "") -> Entry:
 
 def ledger(root: Path, model: str = "owner/model") -> Ledger:
     return Ledger(root, model, "r" * 40, "mra_cir/modification", "d" * 64)
+
+
+def test_probabilities_are_kept_and_older_files_are_read(tmp_path: Path) -> None:
+    opened = ledger(tmp_path)
+    told = replace(entry(1), probabilities=(0.25, 0.75))
+    opened.append([told, entry(2)])
+    old = pq.read_table(parts(opened)[0]).drop_columns("probabilities").filter(pc.field("request_id") == name(2))
+    old = old.set_column(0, old.schema.field(0), pa.array([name(3)]))
+    pq.write_table(old, opened.folder / "0.parquet")
+    found = ledger(tmp_path).find([name(1), name(2), name(3)])
+    assert found[name(1)] == told
+    assert found[name(2)].probabilities is found[name(3)].probabilities is None
 
 
 def parts(opened: Ledger) -> list[Path]:

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.artifact import Artifact, Counts
+from data.artifact import Artifact, Counts, seal
+from data.config import Resources
 from data.schemas import PAIRS, TRIPLETS
+from tasks.filter import FilterConfig, filter
 from tasks.report import ReportConfig, report
 from tasks.report_cards import LONGEST, sampled, shortened
 from tasks.report_parts import flattened, headlines
@@ -176,6 +178,23 @@ def test_recipes_without_ranking_or_training_have_a_page_too(tmp_path: Path, run
     assert "Ranking and windows" not in shown
     assert "Scores" not in shown
     assert "rank " not in shown
+
+
+def test_filters_show_what_they_kept_and_what_they_dropped(tmp_path: Path, run: dict[str, Artifact]) -> None:
+    out = tmp_path / "kept"
+    out.mkdir()
+    config = FilterConfig.model_validate({"too_long": {"threshold": 6}})
+    counts = filter.fn(out, config, run["triplets"], run["images"], run["tokens"], resources=Resources())
+    kept = seal(out, counts, stage="filter")
+    text, counts = make(tmp_path, run | {"kept": kept})
+    shown = Page(text).text
+    # Of three triplets the first has another modification, of five words, and another caption.
+    assert "too_long at most 6 3 1 2 33.3 % 0" in shown
+    assert "Dropped by too_long 2" in shown
+    assert "10, at most 6; make the circle blue and move it to the left" in shown
+    assert "names_target at most 0.9 1 1 0 100.0 % short_caption 1" in shown
+    assert "same_text at most 0.98 1 1 0 100.0 % no_target_text 1" in shown
+    assert (counts.read, counts.detail["shown"]) == (1, 1)
 
 
 def test_no_triplets_make_a_page(tmp_path: Path, run: dict[str, Artifact]) -> None:

@@ -8,16 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from data.artifact import Artifact, Counts, read_table
+from data.artifact import Artifact, Counts, read_table, write_table
 from data.config import Resources
+from data.schemas import TRIPLETS
 from models import training
 from models.checkpoints import resolve
 from models.encoders.blip2 import Blip2Encoder
-from tasks.examples import split_triplets
-from tasks.train import HISTORY, TrainConfig, train, train_facts
+from tasks.examples import Examples, split_triplets
+from tasks.features import Features, compute, pictures
+from tasks.train import HISTORY, TrainConfig, base_encoder, train, train_facts
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
 from tests.tasks.small_artifacts import images_artifact, sealed, triplets_artifact
 
@@ -82,9 +86,6 @@ def test_it_writes_a_checkpoint_per_seed_and_a_history(straight: tuple[Path, Cou
 def test_the_checkpoint_is_the_best_validated_step(
     straight: tuple[Path, Counts], artifacts: dict[str, Artifact]
 ) -> None:
-    from tasks.examples import Examples
-    from tasks.features import Features, compute, pictures
-
     out, _ = straight
     rows = [row for row in read_table(out / "history.parquet", HISTORY).to_pylist() if row["val_recall@1"] is not None]
     known = pictures(artifacts["images"])
@@ -173,6 +174,33 @@ def test_validation_shares_no_reference_with_training(artifacts: dict[str, Artif
     assert len(split.gallery) == max(10, len({row.target_id for row in split.validation}))
     assert {row.target_id for row in split.validation} <= set(split.gallery)
     assert split == split_triplets(artifacts["triplets"], known, 0.25, 10)
+
+
+def test_hard_negatives_come_with_their_triplets(tmp_path: Path, artifacts: dict[str, Artifact]) -> None:
+    rows = artifacts["triplets"].read(TRIPLETS, "triplets.parquet").to_pylist()
+    for place, row in enumerate(rows):
+        row["negative_ids"] = [row["reference_id"], f"image-{(place + 3) % 30:03d}", "image-029"]
+    out = tmp_path / "mine"
+    write_table(out / "triplets.parquet", pa.Table.from_pylist(rows, schema=TRIPLETS), TRIPLETS)
+    armed = sealed(out, "mine", len(rows))
+    known = pictures(artifacts["images"])
+    ids = {picture.image_id for picture in known}
+    split = split_triplets(armed, ids, 0.1, 10, hard_negatives=2)
+    assert split.training[0].negative_ids == (split.training[0].reference_id, rows[0]["negative_ids"][1])
+    encoder = base_encoder(TrainConfig(), artifacts["tokens"], RESOURCES)
+    features = Features(tmp_path / "features")
+    compute(features, artifacts["images"], known, encoder, encoder.vision_of, RESOURCES)
+    examples = Examples(split, features, known, encoder.device)
+    batch = examples.batch(np.arange(6))
+    wanted = list(dict.fromkeys(image for one in split.training[:6] for image in one.negative_ids))
+    assert batch.negatives is not None
+    assert torch.equal(batch.negatives, examples.vision(wanted))
+    targets = [one.target_id for one in split.training[:6]]
+    assert batch.same_target.tolist() == [[other == target for other in (*targets, *wanted)] for target in targets]
+    with pytest.raises(ValueError, match=r"hard_negatives=2, but none of the 48 triplets has any; set mine\.count"):
+        split_triplets(artifacts["triplets"], ids, 0.1, 10, hard_negatives=2)
+    with pytest.raises(ValueError, match="has the negative 'image-029', which is none of the 29 ingested images"):
+        split_triplets(armed, ids - {"image-029"}, 0.1, 10, hard_negatives=3)
 
 
 def test_unusable_triplets_are_counted_by_reason(tmp_path: Path, artifacts: dict[str, Artifact]) -> None:

@@ -1,7 +1,8 @@
 """A backend that answers by the digest of each request, good and bad, and writes down what it was asked.
 
 Environment: SCRIPTED_LOG, a file that gets one request id per line, synced, before its chunk is answered;
-SCRIPTED_SECONDS per request; SCRIPTED_BAD, the share of bad answers in 256ths; SCRIPTED_WORD in every good answer.
+SCRIPTED_SECONDS per request; SCRIPTED_BAD, the share of bad answers in 256ths; SCRIPTED_WORD in every good answer;
+SCRIPTED_CHOICES, to tell probabilities of choices.
 """
 
 import json
@@ -54,7 +55,10 @@ class Scripted:
             word = os.environ.get("SCRIPTED_WORD", "thing")
             fields = dict.fromkeys(request.answer, f"a {word} {request.request_id[:6]}")
             text, reason = json.dumps(fields), "stop"
-        return Response(request.request_id, text, reason, 10 * (1 + len(request.images)), len(text.split()))
+        shares = None
+        if os.environ.get("SCRIPTED_CHOICES") and len(request.choices) == 2:
+            shares = (draw / 255, 1 - draw / 255)
+        return Response(request.request_id, text, reason, 10 * (1 + len(request.images)), len(text.split()), shares)
 
 
 def open_generator(

@@ -1,0 +1,177 @@
+"""What filters do to triplets whose truth is known: ``python -m bench.filters --json``.
+
+Two pools of the tiny world, of different seeds, go through the stages of mra_cir up to their triplets. On the first the
+thresholds are chosen; on the second the filters then do their work, and two retrievers are trained, on all triplets and
+on the kept ones. The filters see what the stage sees: images, texts and answers of the MLLM. The truth, from the scenes
+behind the images, chooses thresholds on the first pool and judges on the second. Everything is kept below CIRQUE_HOME.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bench.measure import load
+from data.artifact import Artifact
+from data.config import Resources
+from data.metrics import bootstrap_interval
+from data.schemas import SCORES, TRIPLETS, VERDICTS
+from data.tiny_lessons import Lesson, is_right
+from data.tiny_world import pool_scene
+from tasks.encode import EncodeConfig, encode
+from tasks.evaluate import EvaluateConfig, evaluate
+from tasks.filter import FilterConfig, filter, read_yields
+from tasks.generate import generate
+from tasks.ingest import IngestConfig, ingest
+from tasks.plans.mra_cir import MraCirGenerate
+from tasks.rank import RankConfig, rank
+from tasks.sample import SampleConfig, sample
+from tasks.train import TrainConfig, train
+
+TUNED = ("ungrounded", "round_trip", "judge")
+"""Filters whose thresholds are chosen; the cheap ones that are on by default stay as they are."""
+OPEN: Mapping[str, Mapping[str, Any]] = {
+    "ungrounded": {"on": True, "threshold": 1.0},
+    "round_trip": {"on": True, "threshold": 0.0},
+    "judge": {"on": True, "threshold": 0.0},
+}
+"""Thresholds that measure everything and drop nothing."""
+STEPS = 9  # thresholds tried of each filter, at equal shares of its values
+
+
+class World:
+    """The artifacts of one pool up to its triplets, and which of these are right."""
+
+    def __init__(self, seed: int, images: int, resources: Resources) -> None:
+        self.resources = resources
+        self.images = ingest.make(IngestConfig(images=images, seed=seed), resources=resources).artifact
+        self.tokens = encode.make(EncodeConfig(), self.images, resources=resources).artifact
+        ranking = rank.make(RankConfig(), self.tokens, resources=resources).artifact
+        pairs = sample.make(SampleConfig(), ranking).artifact
+        self.triplets = generate.make(MraCirGenerate(), pairs, self.images, resources=resources).artifact
+        rows = self.triplets.read(TRIPLETS, "triplets.parquet").to_pylist()
+        self.right = {row["triplet_id"]: _is_right(row, seed) for row in rows}
+
+    def filtered(self, settings: Mapping[str, Mapping[str, Any]]) -> Artifact:
+        """Let the stage work with the default filters and these."""
+        config = FilterConfig.model_validate(settings)
+        return filter.make(config, self.triplets, self.images, self.tokens, resources=self.resources).artifact
+
+    def quality(self, ids: Sequence[str]) -> dict[str, float]:
+        """Share of wrong ones among some triplets, in percent, with its 95 % bootstrap interval."""
+        wrong = [float(not self.right[triplet]) for triplet in ids]
+        low, high = bootstrap_interval(wrong)
+        return {"triplets": len(ids), "wrong": 100 * float(np.mean(wrong)), "low": 100 * low, "high": 100 * high}
+
+
+def _is_right(row: Mapping[str, Any], seed: int) -> bool:
+    scenes = tuple(pool_scene(int(row[name]), seed) for name in ("reference_id", "target_id"))
+    answer = {"modification": row["modification"]}
+    return is_right(Lesson("mra_cir/modification", scenes, {}, answer), answer)
+
+
+def kept_ids(artifact: Artifact) -> list[str]:
+    ids: list[str] = artifact.read(TRIPLETS, "triplets.parquet")["triplet_id"].to_pylist()
+    return ids
+
+
+def choose(world: World, least_yield: float) -> dict[str, float]:
+    """Thresholds with the smallest share of wrong triplets among those that keep at least `least_yield` of all."""
+    opened = world.filtered(OPEN)
+    values = _values(opened)
+    right = np.array([world.right[triplet] for triplet in kept_ids(opened)])
+    total = len(world.right)
+    shares = np.linspace(0, 0.4, STEPS)
+    grids = [np.unique(np.quantile(values[name], 1 - shares if name == "ungrounded" else shares)) for name in TUNED]
+    best, chosen = np.inf, dict[str, float]()
+    for thresholds in itertools.product(*grids):
+        kept = np.ones(len(right), dtype=bool)
+        for name, threshold in zip(TUNED, thresholds, strict=True):
+            kept &= values[name] <= threshold if name == "ungrounded" else values[name] >= threshold
+        if kept.sum() < least_yield * total:
+            continue
+        wrong = 1 - right[kept].mean()
+        if wrong < best:
+            best, chosen = wrong, {name: float(one) for name, one in zip(TUNED, thresholds, strict=True)}
+    return chosen
+
+
+def _values(opened: Artifact) -> dict[str, npt.NDArray[np.float64]]:
+    """The values of the tuned filters, in the order of the triplets; what has none is never dropped."""
+    verdicts = opened.read(VERDICTS, "verdicts.parquet")
+    known = pa.array(kept_ids(opened), pa.string())
+    verdicts = verdicts.filter(pc.is_in(verdicts["triplet_id"], value_set=known))
+    found = {}
+    for name in TUNED:
+        values = verdicts.filter(pc.equal(verdicts["filter"], name))["value"]
+        found[name] = pc.fill_null(values, -np.inf if name == "ungrounded" else np.inf).to_numpy()
+    return found
+
+
+def recall(world: World, triplets: Artifact, epochs: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """Train on triplets and measure on the tiny benchmarks."""
+    config = TrainConfig(seeds=tuple(seeds), epochs=epochs)
+    trained = train.make(config, triplets, world.images, world.tokens, resources=world.resources).artifact
+    scores = evaluate.make(EvaluateConfig(), trained, world.tokens, resources=world.resources).artifact
+    figures: dict[str, Any] = {"epochs": epochs, "steps": trained.counts.detail["steps"]}
+    for row in scores.read(SCORES, "scores.parquet").to_pylist():
+        if row["method"] == "composed" and "/" not in row["metric"]:
+            interval = [round(row[name], 1) for name in ("value", "low", "high")]
+            figures[f"{row['benchmark']} {row['metric']}"] = interval
+    return figures
+
+
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    resources = Resources(workers=1)
+    started = time.perf_counter()
+    chosen = choose(World(args.tune_seed, args.images, resources), args.least_yield)
+    world = World(args.seed, args.images, resources)
+    kept = world.filtered({name: {"on": True, "threshold": threshold} for name, threshold in chosen.items()})
+    before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
+    result: dict[str, Any] = {
+        "thresholds": {name: round(threshold, 4) for name, threshold in chosen.items()},
+        "before": before,
+        "after": after,
+        "yield": after["triplets"] / before["triplets"],
+        "ratio_wrong": after["wrong"] / before["wrong"],
+        "filters": {one["filter"]: [one["read"], one["kept"]] for one in read_yields(kept)},
+        "model": str(world.triplets.manifest["facts"]["revision"])[:12],
+    }
+    if args.seeds:
+        # The same number of steps on fewer triplets, as near as whole epochs come.
+        longer = round(args.epochs * before["triplets"] / after["triplets"])
+        result["trained_on_all"] = recall(world, world.triplets, args.epochs, args.seeds)
+        result["trained_on_kept"] = recall(world, kept, longer, args.seeds)
+    return {**result, "seconds": round(time.perf_counter() - started), "load": load()}
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.filters", description=__doc__)
+    parser.add_argument("--images", type=int, default=1600, help="in each pool")
+    parser.add_argument("--tune-seed", type=int, default=101, help="of the pool that thresholds are chosen on")
+    parser.add_argument("--seed", type=int, default=102, help="of the pool that is reported")
+    parser.add_argument("--least-yield", type=float, default=0.75, help="that the chosen thresholds keep, of the first")
+    parser.add_argument("--epochs", type=int, default=6, help="of the training on all triplets")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the training; none: no training")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    args = parser.parse_args(argv)
+    if args.tune_seed == args.seed:
+        parser.error("thresholds are chosen on another pool than the one that is reported: give two seeds")
+    result = bench(args)
+    if args.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

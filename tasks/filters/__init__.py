@@ -1,0 +1,103 @@
+"""Filters: what is looked at in a triplet before it may teach a retriever.
+
+One file per filter: `tasks/filters/<name>.py` defines `Config`, a `Filter` with its settings and its measure.
+`tasks.filter.FilterConfig` puts them in order; a test sees to it that no file of this folder is missing there. A filter
+sees the triplets' texts, their images and what models say of them.
+"""
+
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from data.artifact import Artifact
+from data.config import Resources, StageConfig
+from tasks.features import Picture, pictures
+
+if TYPE_CHECKING:
+    from models.encoders import TrainableEncoder
+
+Row = Mapping[str, Any]
+"""A row of `data.schemas.TRIPLETS`."""
+
+
+class Measured(NamedTuple):
+    """What a filter found in one triplet.
+
+    Attributes:
+        value: to be compared with the threshold; None where there is nothing to measure.
+        found: what the value comes from, for whoever reads of a dropped row; without a value, in one word, why not.
+    """
+
+    value: float | None
+    found: str = ""
+
+
+class World:
+    """What filters may look at besides the triplets.
+
+    Attributes:
+        images, tokens: artifacts of `ingest` and `encode`.
+        resources: batch size, workers, device.
+        record: takes rows of `data.schemas.GENERATIONS`: what a filter asked an MLLM.
+    """
+
+    def __init__(
+        self,
+        images: Artifact,
+        tokens: Artifact,
+        resources: Resources,
+        record: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self.images, self.tokens, self.resources, self.record = images, tokens, resources, record
+
+    @cached_property
+    def pictures(self) -> dict[str, Picture]:
+        """The ingested images by id."""
+        return {picture.image_id: picture for picture in pictures(self.images)}
+
+    @cached_property
+    def encoder(self) -> "TrainableEncoder":
+        """The encoder that `tokens` were made with.
+
+        Raises:
+            ValueError: if the checkpoint's files are not those any more.
+        """
+        from models.encoders import load_encoder
+
+        name, facts = self.tokens.manifest["config"]["checkpoint"], self.tokens.manifest["facts"]
+        encoder = load_encoder(name, self.resources.device, facts["dtype"])
+        if encoder.digest != facts["weights"]:
+            raise ValueError(f"the files of checkpoint {name} are not those that encoded the images; run again")
+        encoder.eval()
+        return encoder
+
+
+class Filter(StageConfig):
+    """Settings of one filter: `on`, `threshold`, and what else decides its values."""
+
+    keeps: ClassVar[Literal["at_most", "at_least"]] = "at_most"
+    """Values up to the threshold are kept, or values from the threshold on; the threshold itself always is."""
+
+    on: bool
+    threshold: float
+
+    def keep(self, value: float | None) -> bool:
+        """Whether a triplet of this value stays; one without a value does."""
+        if value is None:
+            return True
+        return value <= self.threshold if self.keeps == "at_most" else value >= self.threshold
+
+    def measure(self, rows: Iterator[Row], world: World) -> Iterator[Measured]:
+        """Measure triplets, one after the other: as many answers, in the same order."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What else decides the values: digests of what the settings only name."""
+        return {}
+
+
+def names() -> list[str]:
+    """The files of this folder, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name[0] != "_")
