@@ -58,10 +58,11 @@ def teach(out: Path, config: TeachConfig, seen: Artifact, *, resources: Resource
     threads = torch.get_num_threads()
     try:
         _teach(0, world, config, tower, out, meeting)
+        for process in others:
+            process.join(30)
     finally:
         torch.set_num_threads(threads)
         for process in others:
-            process.join(30)
             process.kill()
         meeting.unlink(missing_ok=True)
     (out / "resume.pt").unlink(missing_ok=True)
