@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from data.config import Resources, StageConfig
 from flows.recipe import Recipe
+from tasks.caption import CaptionConfig, caption
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
 from tasks.filter import FilterConfig, filter
@@ -29,9 +30,18 @@ class View(StageConfig):
     Its name is `sample.view`. Similarities of different networks are not comparable, so each view has its own filters.
     """
 
+    caption: CaptionConfig | None = Field(
+        default=None, description="who captions every image, where encode.of=caption; none: the source's captions"
+    )
     encode: EncodeConfig
     rank: RankConfig = RankConfig()
     sample: SampleConfig
+
+    @model_validator(mode="after")
+    def _captions_are_read(self) -> "View":
+        if self.caption is not None and self.encode.of != "caption":
+            raise ValueError('captions are written but not read; set encode.of to "caption" or leave out `caption`')
+        return self
 
 
 class MraCir(StageConfig):
@@ -85,7 +95,8 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
         compared = windows(config.windows, ranking)
         united = pairs
         for view in config.views:
-            seen = encode(view.encode, images, resources=resources)
+            texts = None if view.caption is None else caption(view.caption, images, resources=resources)
+            seen = encode(view.encode, images, texts, resources=resources)
             found = sample(view.sample, rank(view.rank, seen, resources=resources))
             united = unite(UniteConfig(), united, found)
         triplets = generate(config.generate, united, images, resources=resources)

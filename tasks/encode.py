@@ -34,14 +34,14 @@ class EncodeConfig(StageConfig):
         description="a shipped checkpoint, a folder, or a Hugging Face id: BLIP-2 or, to rank only, CLIP, SigLIP, DINO",
     )
     of: Literal["image", "caption"] = Field(
-        "image", description="what of an image is encoded; captions are those that the source gives"
+        "image", description="what of an image is encoded; captions are those of a stage caption, else the source's"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="of the vision tower; auto: float16 where there is a GPU, else float32"
     )
 
 
-def encode_facts(config: EncodeConfig, images: Artifact) -> dict[str, Any]:
+def encode_facts(config: EncodeConfig, images: Artifact, captions: Artifact | None = None) -> dict[str, Any]:
     """What the key has to know: the weights behind the checkpoint's name, and the dtype behind "auto"."""
     import torch
 
@@ -54,7 +54,13 @@ def encode_facts(config: EncodeConfig, images: Artifact) -> dict[str, Any]:
 
 @stage(version=1, facts=encode_facts)
 def encode(
-    out: Path, config: EncodeConfig, images: Artifact, *, facts: Mapping[str, Any] = NO_FACTS, resources: Resources
+    out: Path,
+    config: EncodeConfig,
+    images: Artifact,
+    captions: Artifact | None = None,
+    *,
+    facts: Mapping[str, Any] = NO_FACTS,
+    resources: Resources,
 ) -> Counts:
     """Write tokens.arrow: (T, D) float16 tokens of every image, L2-normalised, ordered by id.
 
@@ -68,7 +74,7 @@ def encode(
     """
     refuse_half_on_cpu(config.dtype, str(facts["dtype"]), resources)
     if config.of == "caption":
-        return _encode_captions(out, config, images, facts, resources)
+        return _encode_captions(out, config, images, captions, facts, resources)
     rows = pictures(images)
     keys = [row.sha256 for row in rows]
     folder = home() / "features" / f"tokens-{digest({'weights': facts['weights'], 'dtype': facts['dtype']})[:20]}"
@@ -98,19 +104,35 @@ def _load(config: EncodeConfig, facts: Mapping[str, Any], resources: Resources) 
     return encoder
 
 
+def _captions(images: Artifact, captions: Artifact | None) -> tuple[int, list[tuple[str, str]]]:
+    """How many images there are, and (id, caption) of those with a caption, ordered by id."""
+    table = images.read(IMAGES, "images.parquet").select(["image_id", "caption"])
+    if captions is not None:
+        from tasks.caption import CAPTIONS
+
+        rows = captions.read(CAPTIONS, "captions.parquet").to_pylist()
+    else:
+        rows = [row for row in table.to_pylist() if (row["caption"] or "").strip()]
+    if not rows:
+        raise ValueError(
+            f"none of the {len(table):,} images has a caption, so there is nothing to encode with of=caption; let a"
+            " model write captions (the stage caption, a view's `caption`), take a source that gives them, or of=image"
+        )
+    return len(table), [(row["image_id"], row["caption"]) for row in rows]
+
+
 def _encode_captions(
-    out: Path, config: EncodeConfig, images: Artifact, facts: Mapping[str, Any], resources: Resources
+    out: Path,
+    config: EncodeConfig,
+    images: Artifact,
+    captions: Artifact | None,
+    facts: Mapping[str, Any],
+    resources: Resources,
 ) -> Counts:
     """Write tokens.arrow from the text features of captions."""
     import torch
 
-    table = images.read(IMAGES, "images.parquet").select(["image_id", "caption"])
-    rows = [(row["image_id"], row["caption"]) for row in table.to_pylist() if (row["caption"] or "").strip()]
-    if not rows:
-        raise ValueError(
-            f"none of the {len(table):,} images has a caption, so there is nothing to encode with of=caption; take a"
-            " source that gives captions, or of=image"
-        )
+    count, rows = _captions(images, captions)
     encoder = _load(config, facts, resources)
     parts = []
     with progress(len(rows), "captions") as advance, torch.inference_mode():
@@ -120,9 +142,9 @@ def _encode_captions(
             advance(len(some))
     array = np.concatenate(parts)
     write_tokens(out / "tokens.arrow", [image_id for image_id, _ in rows], array)
-    without = len(table) - len(rows)
+    without = count - len(rows)
     return Counts(
-        read=len(table),
+        read=count,
         kept=len(rows),
         dropped={"no_caption": without} if without else {},
         written=len(rows),

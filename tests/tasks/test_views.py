@@ -10,20 +10,22 @@ from pydantic import ValidationError
 
 from data.artifact import Artifact, read_table, seal, write_table
 from data.config import Resources
-from data.schemas import IMAGES, PAIRS
+from data.schemas import IMAGES, PAIRS, REJECTED
 from data.tokens import read_tokens
 from flows.mra_cir import MraCir
 from flows.overrides import configure
+from tasks.caption import CAPTIONS, CaptionConfig, caption
 from tasks.encode import EncodeConfig, encode
 from tasks.rank import RankConfig, rank
 from tasks.sample import SampleConfig, pair_id, sample
 from tasks.unite import UniteConfig, unite
 from tests.models.tiny_blip2 import tiny_checkpoint
 from tests.models.tiny_embedders import tiny_clip, tiny_dino
+from tests.tasks.scripted_generate import small_model, use_scripted_backend
 from tests.tasks.small_artifacts import images_artifact, sealed
 
 RESOURCES = Resources(batch_size=4, workers=1, device="cpu")
-CAPTIONS = ["a red circle", "a blue star", "two green square", "three red star", "", None, "a green circle", "a star"]
+SAID = ["a red circle", "a blue star", "two green square", "three red star", "", None, "a green circle", "a star"]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     """Eight noise images, six of them with a caption."""
     monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "home"))
-    plain = images_artifact(tmp_path, len(CAPTIONS))
+    plain = images_artifact(tmp_path, len(SAID))
     rows = plain.read(IMAGES, "images.parquet").to_pylist()
-    table = [row | {"caption": caption} for row, caption in zip(rows, CAPTIONS, strict=True)]
+    table = [row | {"caption": caption} for row, caption in zip(rows, SAID, strict=True)]
     out = tmp_path / "captioned"
     write_table(out / "images.parquet", pa.Table.from_pylist(table, schema=IMAGES), IMAGES)
     return sealed(out, "ingest", len(table))
@@ -49,10 +51,41 @@ def test_a_view_is_one_vector_per_image_or_caption(images: Artifact, clip: str) 
     assert (len(ids), array.shape) == (8, (8, 1, 6))
     read = encode.make(EncodeConfig(checkpoint=clip, of="caption"), images, resources=RESOURCES).artifact
     ids, array = read_tokens(read.file("tokens.arrow"))
-    assert ids == [f"image-{index:03d}" for index, caption in enumerate(CAPTIONS) if caption]
+    assert ids == [f"image-{index:03d}" for index, caption in enumerate(SAID) if caption]
     assert array.shape == (6, 1, 6)
     assert (read.counts.read, read.counts.kept, read.counts.dropped) == (8, 6, {"no_caption": 2})
     assert read.counts.detail == {"tokens": 1, "dim": 6, "cut_captions": 0}
+
+
+def test_captions_are_written_once_and_then_ranked(tmp_path: Path, images: Artifact, clip: str) -> None:
+    use_scripted_backend()
+    config = CaptionConfig(backend="scripted", model=str(small_model(tmp_path / "model")))
+    written = caption.make(config, images, resources=RESOURCES).artifact
+    rows = written.read(CAPTIONS, "captions.parquet").to_pylist()
+    assert [row["image_id"] for row in rows] == [f"image-{index:03d}" for index in range(8)]
+    assert all(row["caption"].startswith("a thing ") for row in rows)
+    assert (written.counts.read, written.counts.kept, written.counts.dropped) == (8, 8, {})
+    assert written.counts.detail["asked"] == 8
+    read = encode.make(EncodeConfig(checkpoint=clip, of="caption"), images, written, resources=RESOURCES).artifact
+    assert read_tokens(read.file("tokens.arrow"))[1].shape == (8, 1, 6)
+    assert read.counts.dropped == {}  # the source's own captions, six of them, are not looked at
+    again = caption.fn(tmp_path, config, images, resources=RESOURCES)
+    assert (again.detail["asked"], again.detail["reused"]) == (0, 8)  # generate's captions come from there too
+
+
+def test_images_without_a_usable_caption_are_counted(
+    tmp_path: Path, images: Artifact, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_BAD", "128")  # every second answer
+    use_scripted_backend()
+    config = CaptionConfig(backend="scripted", model=str(small_model(tmp_path / "model")), retries=0)
+    written = caption.make(config, images, resources=RESOURCES).artifact
+    lost = written.read(REJECTED, "rejected.parquet").to_pylist()
+    assert 0 < len(lost) < 8
+    assert written.counts.kept + len(lost) == written.counts.read == 8
+    assert {row["stage"] for row in lost} == {"caption"}
+    read = encode.make(EncodeConfig(checkpoint=clip, of="caption"), images, written, resources=RESOURCES).artifact
+    assert read.counts.dropped == {"no_caption": len(lost)}
 
 
 def test_captions_that_cannot_be_encoded_are_an_error(tmp_path: Path, images: Artifact, clip: str) -> None:
@@ -123,5 +156,7 @@ def test_the_recipe_takes_views_from_the_command_line() -> None:
     )
     view: Any = configure(MraCir, [written]).views[0]
     assert (view.encode.checkpoint, view.sample.view, view.sample.by) == ("C", "clip", "score")
+    with pytest.raises(ValidationError, match="captions are written but not read"):
+        MraCir.model_validate({"views": [{"encode": {}, "sample": {"view": "a"}, "caption": {}}]})
     with pytest.raises(ValidationError, match="two views are called 'tokens'"):
         MraCir.model_validate({"views": [{"encode": {"checkpoint": "C"}, "sample": {}}]})
