@@ -12,9 +12,10 @@ import torch
 
 from bench.measure import load, measured, resident_mib
 from bench.synthetic import Kind, synthetic
+from models.pace import quickest
 from models.ranking import Integers, Shortlist, TokenSets
 from models.similarity import normalised
-from models.sweep import panels, quickest, rank_panel
+from models.sweep import panels, rank_panel
 
 WINDOW = (51, 60)
 NOISE = 5e-7

@@ -1,5 +1,6 @@
 """Retrieval metrics and their uncertainty. Metrics take ids and give numbers in [0, 1]."""
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -70,6 +71,40 @@ def bootstrap_interval(values: Values, seed: int = 0, rounds: int = 1000) -> tup
     ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def binomial_lower(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """Clopper and Pearson's exact lower bound on a success rate (Biometrika 26, 1934), one-sided.
+
+    Args:
+        successes: 0 <= successes <= trials.
+        trials: independent ones, >= 1.
+        confidence: probability with which the true rate is no smaller than the bound, in (0, 1).
+
+    Returns:
+        The rate at which so many successes or more have probability 1 - confidence; 0 if there were none.
+    """
+    if not (0 <= successes <= trials and trials >= 1 and 0 < confidence < 1):
+        raise ValueError(f"need 0 <= successes <= trials, got {successes} of {trials}, confidence {confidence}")
+    low, high = 0.0, 1.0
+    for _ in range(60 if successes else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _tail(successes, trials, middle) <= 1 - confidence else (low, middle)
+    return low
+
+
+def _tail(successes: int, trials: int, rate: float) -> float:
+    """Probability of so many successes or more."""
+    return math.fsum(
+        math.exp(
+            math.lgamma(trials + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(trials - k + 1)
+            + k * math.log(rate)
+            + (trials - k) * math.log1p(-rate)
+        )
+        for k in range(successes, trials + 1)
+    )
 
 
 def paired_test(a: Values, b: Values, seed: int = 0, rounds: int = 10_000) -> float:

@@ -145,12 +145,15 @@ SCORES = pa.schema(
 )
 
 
-def tokens_schema(tokens: int, dim: int) -> pa.Schema:
-    """Schema of an Arrow IPC file that holds `tokens` vectors of `dim` half floats per image, row-major."""
+def tokens_schema(tokens: int, dim: int, masked: bool = False) -> pa.Schema:
+    """Schema of an Arrow IPC file that holds `tokens` vectors of `dim` half floats per image, row-major.
+
+    With `masked`, a third column says of each token whether it counts; without it all do.
+    """
     if tokens < 1 or dim < 1:
         raise ValueError(f"need at least one token of one dimension, got tokens={tokens}, dim={dim}")
     values = pa.list_(_column("element", pa.float16()), tokens * dim)
-    return pa.schema(
-        [_column("image_id", pa.string()), _column("tokens", values)],
-        metadata={"tokens": str(tokens), "dim": str(dim)},
-    )
+    columns = [_column("image_id", pa.string()), _column("tokens", values)]
+    if masked:
+        columns.append(_column("mask", pa.list_(_column("element", pa.bool_()), tokens)))
+    return pa.schema(columns, metadata={"tokens": str(tokens), "dim": str(dim)})

@@ -12,15 +12,17 @@ from data.artifact import write_atomically
 from data.schemas import tokens_schema
 
 HalfFloats = npt.NDArray[np.float16]
+Mask = npt.NDArray[np.bool_]
 
 
-def write_tokens(path: Path, ids: Sequence[str], array: HalfFloats) -> None:
+def write_tokens(path: Path, ids: Sequence[str], array: HalfFloats, mask: Mask | None = None) -> None:
     """Write the tokens of N images whole.
 
     Args:
         path: the file, usually `tokens.arrow`.
         ids: N image ids, ascending and distinct.
         array: (N, T, D) float16; a memory-mapped array is streamed.
+        mask: (N, T), True where a token counts, for images of unequal token counts; None where all count.
 
     Raises:
         ValueError: if the shapes, the type or the order of the ids are not these.
@@ -29,14 +31,22 @@ def write_tokens(path: Path, ids: Sequence[str], array: HalfFloats) -> None:
         raise ValueError(f"tokens must be (N, T, D) float16, got shape {array.shape} of {array.dtype}")
     if len(ids) != len(array):
         raise ValueError(f"{len(ids)} ids for {len(array)} token sets")
+    if mask is not None and (mask.shape != array.shape[:2] or mask.dtype != np.bool_):
+        raise ValueError(f"the mask must be {array.shape[:2]} bool, got {mask.shape} {mask.dtype}")
     for before, after in itertools.pairwise(ids):
         if before >= after:
             raise ValueError(f"image ids must ascend without repeats, got {before!r} before {after!r}")
-    schema = tokens_schema(array.shape[1], array.shape[2])
+    schema = tokens_schema(array.shape[1], array.shape[2], mask is not None)
     flat = np.ascontiguousarray(array).reshape(-1)
     values = pa.Array.from_buffers(pa.float16(), len(flat), [None, pa.py_buffer(flat)])
-    column = pa.FixedSizeListArray.from_arrays(values, type=schema.field("tokens").type)
-    batch = pa.record_batch([pa.array(ids, type=pa.string()), column], schema=schema)
+    columns = [
+        pa.array(ids, type=pa.string()),
+        pa.FixedSizeListArray.from_arrays(values, type=schema.field("tokens").type),
+    ]
+    if mask is not None:
+        flags = pa.array(mask.reshape(-1), pa.bool_())
+        columns.append(pa.FixedSizeListArray.from_arrays(flags, type=schema.field("mask").type))
+    batch = pa.record_batch(columns, schema=schema)
 
     def write(temporary: Path) -> None:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -50,8 +60,39 @@ def read_tokens(path: Path) -> tuple[list[str], HalfFloats]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a token file.
+        ValueError: if it is not a token file, or one with unequal token counts.
     """
+    ids, array, mask = read_token_sets(path)
+    if mask is not None:
+        raise ValueError(f"{path} has images of unequal token counts; here every image needs the same number")
+    return ids, array
+
+
+def read_token_sets(path: Path) -> tuple[list[str], HalfFloats, Mask | None]:
+    """As `read_tokens`, for files with unequal token counts too: ids, (N, T, D) tokens, and (N, T) mask or None.
+
+    The mask says which tokens count; it is a copy, the tokens are memory-mapped.
+    """
+    batch, tokens, dim = _batch(path)
+    column = batch.column("tokens")
+    start = column.offset * tokens * dim
+    flat = np.frombuffer(
+        column.values.buffers()[1], dtype=np.float16, count=len(column) * tokens * dim, offset=start * 2
+    )
+    mask = None
+    if "mask" in batch.schema.names:
+        mask = batch.column("mask").flatten().to_numpy(zero_copy_only=False).reshape(len(column), tokens)
+    return batch.column("image_id").to_pylist(), flat.reshape(len(column), tokens, dim), mask
+
+
+def tokens_shape(path: Path) -> tuple[int, int, int]:
+    """(N, T, D) of a token file, without reading tokens; errors as of `read_tokens`."""
+    batch, tokens, dim = _batch(path)
+    return batch.num_rows, tokens, dim
+
+
+def _batch(path: Path) -> tuple[pa.RecordBatch, int, int]:
+    """The one record batch of a token file, T and D."""
     if not path.is_file():
         raise FileNotFoundError(f"no token file at {path}")
     try:
@@ -62,10 +103,7 @@ def read_tokens(path: Path) -> tuple[list[str], HalfFloats]:
         raise ValueError(f"{path} is not an Arrow IPC file: {error}") from error
     metadata = reader.schema.metadata or {}
     tokens, dim = (int(metadata.get(name, b"0")) for name in (b"tokens", b"dim"))
-    if batch is None or tokens < 1 or dim < 1 or not reader.schema.equals(tokens_schema(tokens, dim)):
+    known = () if tokens < 1 or dim < 1 else (tokens_schema(tokens, dim), tokens_schema(tokens, dim, masked=True))
+    if batch is None or reader.schema not in known:
         raise ValueError(f"{path} is not a token file: {batches} record batches of\n{reader.schema}")
-    column = batch.column("tokens")
-    buffer = column.values.buffers()[1]
-    start = column.offset * tokens * dim
-    flat = np.frombuffer(buffer, dtype=np.float16, count=len(column) * tokens * dim, offset=start * 2)
-    return batch.column("image_id").to_pylist(), flat.reshape(len(column), tokens, dim)
+    return batch, tokens, dim

@@ -74,6 +74,11 @@ class TokenSets:
         mask = None if self.mask is None else torch.from_numpy(np.array(self.mask[rows]))
         return torch.from_numpy(np.array(self.tokens[rows])), mask
 
+    def subset(self, rows: Integers) -> "TokenSets":
+        """Some images, copied into memory."""
+        mask = None if self.mask is None else self.mask[rows]
+        return TokenSets([self.ids[row] for row in rows.tolist()], self.tokens[rows], mask)
+
     def unit(self, rows: slice) -> Unit:
         """Some rows, L2-normalised; errors as of `normalised`."""
         tokens, mask = self.rows(rows)
@@ -253,9 +258,20 @@ def tile_sizes(queries: Unit, block: Unit) -> tuple[int, int]:
 
 
 def settle(
-    shortlist: Shortlist, queries: TokenSets, gallery: TokenSets, direction: Direction, barred: Integers
+    shortlist: Shortlist,
+    queries: TokenSets,
+    gallery: TokenSets,
+    direction: Direction,
+    barred: Integers,
+    rows_of: Integers | None = None,
 ) -> Ranked:
-    """Turn the first pass's best into the exact ranking."""
+    """Turn the first pass's best into the exact ranking.
+
+    Args:
+        shortlist, queries, gallery, direction: as they were in the first pass.
+        barred: (Q,) gallery rows that are no candidates, or -1.
+        rows_of: gallery rows that the shortlist's numbers stand for, where it met only some; None if they are rows.
+    """
     count, k = len(queries), shortlist.k
     ranked = Ranked(np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf, dtype=np.float32))
     for place in range(count if k else 0):
@@ -263,6 +279,7 @@ def settle(
         if rows is None:
             rows, scores = _whole_row(queries, place, gallery, k, direction, int(barred[place]))
         else:
+            rows = rows if rows_of is None else rows_of[rows]
             scores = _exact(queries, place, gallery, rows, direction)
         best = np.lexsort((gallery.order[rows], -scores))[:k]
         ranked.indices[place, : len(best)] = rows[best]

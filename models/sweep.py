@@ -5,7 +5,6 @@ a panel of images meets only itself and what comes after it; for the later image
 earlier panels gave.
 """
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from models.ranking import (
     STRIP_BYTES,
     STRIP_IMAGES,
-    TILE_COLUMNS,
     Ranked,
     Shortlist,
     TokenSets,
@@ -23,12 +21,10 @@ from models.ranking import (
     strip_scores,
     tile_sizes,
 )
-from models.similarity import Direction, Unit, normalised, rounded, rounding_bound, tile
+from models.similarity import Direction, Unit, rounded, rounding_bound, tile
 
 PANEL_BYTES = 128 * 2**20
 """Float32 tokens of one panel: they stay in memory while the panel meets the later images."""
-CALIBRATION_PAIRS = 500_000
-"""Pairs of images below which measuring which type is faster costs more than it can save."""
 
 
 def panels(sets: TokenSets) -> list[range]:
@@ -67,36 +63,13 @@ def rank_panel(sets: TokenSets, panel: range, shortlist: Shortlist, direction: D
             scores[np.arange(strip.start, strip.stop) - panel.start, np.arange(len(strip))] = -torch.inf
             own.add(strip.start, scores, ahead)
             continue
-        scores, back = _both(some, block, direction)
+        scores, back = both_scores(some, block, direction)
         own.add(strip.start, scores, ahead)
         behind = rounding_bound(dtype, dim, tokens, block_loss, float(loss.max()))
         shortlist.part(later).add(panel.start, back, behind)
-    queries = TokenSets(sets.ids[rows], sets.tokens[rows], None if sets.mask is None else sets.mask[rows])
-    return settle(own, queries, sets, direction, np.arange(panel.start, panel.stop))
-
-
-def quickest(tokens: int, dim: int, pairs: int) -> torch.dtype:
-    """The faster type for first passes on this machine, measured in some hundredths of a second; ranks do not depend
-    on it. Only processors with units for bfloat16 gain from it, the others lose.
-
-    Args:
-        tokens, dim: T and D.
-        pairs: how many pairs of images there are to score; for few, float32 without measuring.
-    """
-    if pairs < CALIBRATION_PAIRS:
-        return torch.float32
-    generator = torch.Generator().manual_seed(0)
-    queries, gallery = (
-        normalised(torch.randn(max(1, TILE_COLUMNS // tokens), tokens, dim, generator=generator)) for _ in range(2)
+    return settle(
+        own, sets.subset(np.arange(panel.start, panel.stop)), sets, direction, np.arange(panel.start, panel.stop)
     )
-    across, down = tile_sizes(queries, gallery)
-    some, block = cut(queries, 0, across), cut(gallery, 0, down)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        one, other = rounded(some, dtype)[0], rounded(block, dtype)[0]
-        seconds[dtype] = min(_seconds(one, other) for _ in range(4))
-    # A wide bound leaves more to settle, so bfloat16 has to be clearly faster.
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else torch.float32
 
 
 def _strips(panel: range, count: int, bytes_each: int) -> Iterator[range]:
@@ -107,7 +80,7 @@ def _strips(panel: range, count: int, bytes_each: int) -> Iterator[range]:
             yield range(start, min(start + size, part.stop))
 
 
-def _both(some: Unit, block: Unit, direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
+def both_scores(some: Unit, block: Unit, direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (P, n) of the panel's images as references and (n, P) of the block's, from the same products."""
     across, down = tile_sizes(some, block)
     one, other = torch.empty(len(some.tokens), len(block.tokens)), torch.empty(len(block.tokens), len(some.tokens))
@@ -122,9 +95,3 @@ def _both(some: Unit, block: Unit, direction: Direction) -> tuple[torch.Tensor, 
             one[left : left + across, top : top + down] = ahead
             other[top : top + down, left : left + across] = behind.T
     return one, other
-
-
-def _seconds(queries: Unit, gallery: Unit) -> float:
-    started = time.perf_counter()
-    tile(queries, gallery)
-    return time.perf_counter() - started

@@ -1,33 +1,36 @@
-"""Rank: from token sets to every image's nearest images, exactly."""
+"""Rank: from token sets to images' nearest images, exactly or by audited candidates."""
 
-import os
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, model_validator
 
-from data.artifact import Artifact, Counts, read_table, sync, write_atomically, write_table
+from data.artifact import Artifact, Counts, read_table, write_atomically
 from data.config import Resources, StageConfig
-from data.progress import progress
+from data.draws import chosen_references
 from data.schemas import RANKING
-from data.tokens import read_tokens
-from tasks.stage import stage
+from data.tokens import read_token_sets, tokens_shape
+from tasks.rank_candidates import TOLD, CandidateConfig, Job, by_candidates
+from tasks.rank_exact import Rows, alone, sweep
+from tasks.rank_mode import BRIEF, Resolved, choose_index, choose_mode, duration, exact_hours, pace
+from tasks.runs import say
+from tasks.stage import NO_FACTS, stage
 
-if TYPE_CHECKING:  # and within functions: they import torch, which takes seconds that a cached run need not spend
-    from models.ranking import Ranked, Shortlist, TokenSets
+if TYPE_CHECKING:
+    from models.ranking import TokenSets
 
 SHOWN_RANKS = (1, 10, 20, 50, 51, 60, 100, 200, 500, 1000)
 """Ranks whose mean score the report shows."""
 
 
 class RankConfig(StageConfig):
-    """How deep to rank, and by which of the two similarities."""
+    """How deep to rank, whom, by which of the two similarities, and how."""
 
     depth: PositiveInt = Field(
         default=100, description="candidates kept per image; at least the end of the rank window"
@@ -37,85 +40,108 @@ class RankConfig(StageConfig):
         description="whose tokens are averaged: reference is s(reference, candidate), candidate is s(candidate, "
         "reference); their windows overlap little",
     )
+    references: PositiveInt | None = Field(
+        default=None, description="rank only so many references, drawn by their ids; all images stay candidates"
+    )
+    seed: int = Field(default=0, description="of the draw of references; the same as sample.seed draws the same")
+    mode: Literal["auto", "exact", "candidates"] = Field(
+        default="auto", description="auto: exact unless it would take more than `hours` on this machine"
+    )
+    hours: PositiveFloat = Field(default=3.0, description="longest time that auto gives to exact ranking")
+    candidates: CandidateConfig = CandidateConfig()
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> "RankConfig":
+        if self.candidates.count < self.depth:
+            raise ValueError(
+                f"candidates.count is {self.candidates.count}, but depth keeps {self.depth} of them;"
+                f" set candidates.count to {self.depth} or more"
+            )
+        return self
+
+    def limited(self, references: int | None, seed: int) -> "RankConfig":
+        """This config for a run that needs only so many references, if it does not say itself whom to rank."""
+        if self.references is not None or references is None:
+            return self
+        return self.model_copy(update={"references": references, "seed": seed})
 
 
-@stage(version=1)
-def rank(out: Path, config: RankConfig, tokens: Artifact, *, resources: Resources | None = None) -> Counts:
-    """Write ranking.parquet: the `depth` nearest other images of every image, by reference and then by rank.
+def rank_facts(config: RankConfig, tokens: Artifact) -> dict[str, Any]:
+    """What `auto` means here: the mode, and the index of candidate mode."""
+    images, per_image, dim = shape = tokens_shape(tokens.file("tokens.arrow"))
+    references = min(config.references or images, images)
+    found = Resolved(mode="exact")
+    if config.mode == "auto":
+        found = choose_mode(references, shape, config.depth, config.hours, config.candidates.audit)
+    elif config.mode == "candidates":
+        found = Resolved(mode="candidates")
+    if found.mode == "exact":
+        return {"mode": "exact"}
+    asked = config.candidates.index
+    index = choose_index(images, min(config.candidates.dim, per_image * dim)) if asked == "auto" else asked
+    return {"mode": "candidates", "index": index}
 
-    The score is `models.similarity`'s; the reference itself is no candidate, ranks start at 1, ties go by id. Panels
-    of references are filed in parts/, so that an interrupted run continues.
+
+@stage(version=2, facts=rank_facts)
+def rank(
+    out: Path,
+    config: RankConfig,
+    tokens: Artifact,
+    *,
+    facts: Mapping[str, Any] = NO_FACTS,
+    resources: Resources | None = None,
+) -> Counts:
+    """Write ranking.parquet: the `depth` nearest other images of every reference, by reference and then by rank.
+
+    The score is `models.similarity`'s; the reference itself is no candidate, ranks start at 1, ties go by id. Parts
+    are filed in parts/, so that an interrupted run continues. Ranking by candidates also writes audit.json.
 
     Raises:
         ValueError: naming an image with a NaN or zero token.
     """
     from models.ranking import TokenSets
 
-    ids, array = read_tokens(tokens.file("tokens.arrow"))
-    sets = TokenSets(ids, array)
-    finished = out / "ranking.parquet"
+    sets = TokenSets(*read_token_sets(tokens.file("tokens.arrow")))
+    chosen = set(chosen_references(sets.ids, config.references, config.seed))
+    rows = np.array([row for row, name in enumerate(sets.ids) if name in chosen], dtype=np.int64)
+    finished, parts = out / "ranking.parquet", out / "parts"
+    resolved = Resolved(**(facts or rank_facts(config, tokens)))
     if not finished.exists():
-        files = _work(sets, config, out / "parts")
+        parts.mkdir(parents=True, exist_ok=True)
+        files = _work(sets, rows, config, resolved, parts, resources or Resources())
+        if (parts / TOLD).exists():
+            shutil.copyfile(parts / TOLD, out / TOLD)
         write_atomically(finished, lambda temporary: _join(files, temporary))
-    shutil.rmtree(out / "parts", ignore_errors=True)
-    return _count(finished, len(ids), array.shape, config)
+    shutil.rmtree(parts, ignore_errors=True)
+    return _count(out, len(sets), len(rows), sets.tokens.shape, config)
 
 
-def _work(sets: "TokenSets", config: RankConfig, folder: Path) -> list[Path]:
-    """Rank the panels that are still missing; each leaves its part of the ranking and the shortlists after it."""
-    from models.sweep import panels, quickest, rank_panel
-
-    folder.mkdir(parents=True, exist_ok=True)
-    count = len(sets)
-    todo = panels(sets)
-    files = [folder / f"{panel.start:09d}-{panel.stop:09d}.parquet" for panel in todo]
-    # The shortlists are renamed to their place after the part is written, so the last of them says what is done.
-    done = [place for place, panel in enumerate(todo) if (folder / f"shortlist-{panel.stop:09d}").exists()]
-    first = done[-1] + 1 if done else 0
-    dtype = quickest(sets.tokens.shape[1], sets.tokens.shape[2], count * (count - 1) // 2)
-    with progress(count, "references", done=todo[first].start if first < len(todo) else count) as advance:
-        for panel, file in list(zip(todo, files, strict=True))[first:]:
-            before, after = (folder / f"shortlist-{at:09d}" for at in (panel.start, panel.stop))
-            unfinished = folder / "shortlist-unfinished"
-            shortlist = _shortlist(unfinished, count, config.depth, before if panel.start else None)
-            ranked = rank_panel(sets, panel, shortlist, config.direction, dtype)
-            write_table(file, _table(sets.ids, panel, ranked), RANKING)
-            sync(unfinished)
-            os.replace(unfinished, after)
-            sync(folder)
-            before.unlink(missing_ok=True)
-            advance(len(panel))
-    return files
-
-
-def _shortlist(path: Path, count: int, depth: int, before: Path | None) -> "Shortlist":
-    """The shortlists of all images, in a memory-mapped file: a copy of `before`, or empty ones."""
+def _work(
+    sets: "TokenSets", rows: Rows, config: RankConfig, resolved: Resolved, parts: Path, resources: Resources
+) -> list[Path]:
+    """Rank what is still missing; the files of the parts, in order."""
     import torch
 
-    from models.ranking import Shortlist
+    from models.pace import pays_to_sweep, quickest
 
-    empty = Shortlist.empty(0, count, depth)
-    size = count * empty.values.shape[1]
-    if before is not None:
-        shutil.copyfile(before, path)
-    numbers = np.memmap(path, dtype=np.float32, mode="r+" if before is not None else "w+", shape=2 * size + count)
-    values, indices, bound = np.split(numbers, [size, 2 * size])
-    if before is None:
-        values[:], bound[:] = -np.inf, 0
-        indices.view(np.int32)[:] = -1
-    best, rows = (torch.from_numpy(part.reshape(count, -1)) for part in (values, indices.view(np.int32)))
-    return Shortlist(depth, count, best, rows, torch.from_numpy(bound))
-
-
-def _table(ids: Sequence[str], rows: range, ranked: "Ranked") -> pa.Table:
-    """The ranking of some references, as a table."""
-    kept = ranked.indices >= 0
-    width = ranked.indices.shape[1]
-    names = pa.array(ids, pa.string())
-    reference = np.repeat(np.arange(rows.start, rows.stop), width)[kept.reshape(-1)]
-    ranks = np.tile(np.arange(1, width + 1, dtype=np.int32), len(rows))[kept.reshape(-1)]
-    columns = [names.take(pa.array(reference)), ranks, names.take(pa.array(ranked.indices[kept])), ranked.scores[kept]]
-    return pa.table(columns, schema=RANKING)
+    shape = (len(sets), sets.tokens.shape[1], sets.tokens.shape[2])
+    dtype, time = quickest(shape[1], shape[2], len(rows) * len(sets) // 2), "some seconds"
+    if len(rows) * len(sets) > BRIEF:
+        measured = pace(shape[1], shape[2], config.depth)
+        dtype = getattr(torch, measured.dtype)
+        time = f"about {duration(3600 * exact_hours(len(rows), shape, measured))}"
+    if resolved.mode == "candidates":
+        assert resolved.index is not None
+        say(f"rank: {len(rows):,} references against candidates among {len(sets):,} images; exactly: {time}")
+        job = Job(sets, rows, config.depth, config.direction, dtype, parts)
+        files = by_candidates(job, config.candidates, resolved.index, gpus=resources.device != "cpu")
+        if files is not None:
+            return files
+    if len(rows) * len(sets) > BRIEF or resolved.mode == "candidates":
+        say(f"rank: {len(rows):,} references against {len(sets):,} images, exactly: {time}")
+    if pays_to_sweep(len(rows), len(sets)):
+        return sweep(sets, rows, config.depth, config.direction, dtype, parts)
+    return alone(sets, rows, config.depth, config.direction, dtype, parts)
 
 
 def _join(files: list[Path], target: Path) -> None:
@@ -125,11 +151,11 @@ def _join(files: list[Path], target: Path) -> None:
             writer.write_table(read_table(file, RANKING))
 
 
-def _count(ranking: Path, images: int, shape: tuple[int, ...], config: RankConfig) -> Counts:
+def _count(out: Path, images: int, asked: int, shape: tuple[int, ...], config: RankConfig) -> Counts:
     """Count what was written, and average the scores at some ranks for the report."""
     written, ranked, totals = 0, 0, dict.fromkeys(SHOWN_RANKS, 0.0)
     counted = dict.fromkeys(SHOWN_RANKS, 0)
-    with pq.ParquetFile(ranking) as file:
+    with pq.ParquetFile(out / "ranking.parquet") as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["rank", "score"])
             written += len(table)
@@ -139,13 +165,17 @@ def _count(ranking: Path, images: int, shape: tuple[int, ...], config: RankConfi
                 totals[shown] += pc.sum(scores).as_py() or 0.0
                 counted[shown] += len(scores)
     means: dict[str, JsonValue] = {str(at): round(totals[at] / counted[at], 4) for at in SHOWN_RANKS if counted[at]}
+    told = out / TOLD
+    audit = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {"mode": "exact"}
+    audit.pop("seconds_per_reference", None)  # another for every run; counts are the same for the same key
+    dropped = {"over_limit": images - asked, "no_candidate": asked - ranked}
     return Counts(
         read=images,
         kept=ranked,
-        dropped={"no_candidate": images - ranked} if ranked < images else {},
+        dropped={reason: count for reason, count in dropped.items() if count},
         written=written,
         detail={
-            "mode": "exact",
+            **audit,
             "direction": config.direction,
             "tokens": shape[1],
             "dim": shape[2],

@@ -6,6 +6,7 @@ libraries have to say. A run holds a lock as long as its process lives; that is 
 
 import json
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,6 +156,15 @@ _current: ContextVar[ActiveRun | None] = ContextVar("cirque_run", default=None)
 
 def current_run() -> ActiveRun | None:
     return _current.get()
+
+
+def say(text: str) -> None:
+    """Tell the user something while a stage works: on the run's display, outside a run on standard error."""
+    run = current_run()
+    if run is not None:
+        run.display.say(text)
+    else:
+        print(text, file=sys.stderr)
 
 
 def started_here() -> list[str]:

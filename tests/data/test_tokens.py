@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.tokens import read_tokens, write_tokens
+from data.tokens import read_token_sets, read_tokens, tokens_shape, write_tokens
 
 
 def some_tokens(images: int, tokens: int = 3, dim: int = 4) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
@@ -63,3 +63,22 @@ def test_what_is_no_token_file_is_named(tmp_path: Path) -> None:
         writer.write_batch(pa.record_batch({"a": pa.array([1], pa.int8())}))
     with pytest.raises(ValueError, match="is not a token file"):
         read_tokens(tmp_path / "other")
+
+
+def test_a_mask_comes_back_and_is_not_overlooked(tmp_path: Path) -> None:
+    array, mask = some_tokens(3), np.array([[True, False, True], [True, True, True], [False, False, True]])
+    write_tokens(tmp_path / "tokens.arrow", ["a", "b", "c"], array, mask)
+    ids, found, counting = read_token_sets(tmp_path / "tokens.arrow")
+    assert ids == ["a", "b", "c"]
+    assert np.array_equal(found, array)
+    assert np.array_equal(counting, mask)
+    assert tokens_shape(tmp_path / "tokens.arrow") == (3, 3, 4)
+    with pytest.raises(ValueError, match="unequal token counts"):
+        read_tokens(tmp_path / "tokens.arrow")
+    with pytest.raises(ValueError, match=r"mask must be \(3, 3\) bool, got \(3, 2\)"):
+        write_tokens(tmp_path / "tokens.arrow", ["a", "b", "c"], array, mask[:, :2])
+
+
+def test_without_a_mask_all_tokens_count(tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens.arrow", ["a"], some_tokens(1))
+    assert read_token_sets(tmp_path / "tokens.arrow")[2] is None

@@ -7,7 +7,7 @@ import torch
 from models import ranking, sweep
 from models.ranking import Ranked, Shortlist, TokenSets, top_k
 from models.similarity import Direction
-from models.sweep import panels, quickest, rank_panel
+from models.sweep import panels, rank_panel
 from tests.models.reference import score
 
 
@@ -67,8 +67,3 @@ def test_panels_cover_every_row_once() -> None:
     parts = panels(sets)
     assert [row for part in parts for row in part] == list(range(7001))
     assert 20 <= len(parts) <= 28
-
-
-def test_the_quicker_type_is_measured_only_where_it_can_pay() -> None:
-    assert quickest(32, 256, 1000) == torch.float32
-    assert quickest(4, 16, 10**9) in (torch.float32, torch.bfloat16)

@@ -11,7 +11,7 @@ from data.schemas import RANKING
 from data.tokens import write_tokens
 from models import sweep
 from models.ranking import Ranked
-from tasks import rank as stage
+from tasks import rank_exact
 from tasks.rank import RankConfig, rank
 from tests.models.reference import score
 from tests.tasks.small_artifacts import sealed
@@ -53,23 +53,23 @@ def test_an_interrupted_run_continues_with_the_missing_panels(tmp_path: Path, mo
     monkeypatch.setattr(sweep, "PANEL_BYTES", 10 * PER_IMAGE)
     tokens, _ = _tokens(tmp_path, 35)
     rank.fn(tmp_path / "whole", RankConfig(depth=5), tokens)
-    done: list[range] = []
-    table = stage._table
+    done: list[tuple[int, int]] = []
+    table = rank_exact.ranking_table
 
-    def dies_at_the_third(ids: list[str], rows: range, ranked: Ranked) -> object:
+    def dies_at_the_third(ids: list[str], rows: np.ndarray, ranked: Ranked) -> object:
         # By now the shortlists of the later images know the panel, and must not be told again.
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(rows)
+        done.append((int(rows[0]), int(rows[-1])))
         return table(ids, rows, ranked)
 
-    monkeypatch.setattr(stage, "_table", dies_at_the_third)
+    monkeypatch.setattr(rank_exact, "ranking_table", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         rank.fn(tmp_path / "out", RankConfig(depth=5), tokens)
     done.clear()
     counts = rank.fn(tmp_path / "out", RankConfig(depth=5), tokens)
 
-    assert done == [range(20, 30), range(30, 35)]
+    assert done == [(20, 29), (30, 34)]
     assert counts.read == 35
     whole, again = (read_table(tmp_path / name / "ranking.parquet", RANKING) for name in ("whole", "out"))
     assert again.equals(whole)
@@ -102,3 +102,62 @@ def test_a_nan_token_names_its_image(tmp_path: Path) -> None:
 def test_a_misspelt_direction_is_refused() -> None:
     with pytest.raises(ValidationError, match="reference"):
         RankConfig.model_validate({"direction": "forward"})
+
+
+def test_only_the_references_asked_for_are_ranked_and_as_in_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "PANEL_BYTES", 4 * PER_IMAGE)
+    tokens, _ = _tokens(tmp_path, 30)
+    rank.fn(tmp_path / "whole", RankConfig(depth=5), tokens)
+    whole = read_table(tmp_path / "whole" / "ranking.parquet", RANKING).to_pylist()
+    for asked in (9, 25):  # one against all, and a sweep of which some rows are kept
+        counts = rank.fn(tmp_path / f"some-{asked}", RankConfig(depth=5, references=asked), tokens)
+        some = read_table(tmp_path / f"some-{asked}" / "ranking.parquet", RANKING).to_pylist()
+        chosen = {row["reference_id"] for row in some}
+        assert some == [row for row in whole if row["reference_id"] in chosen]
+        assert (counts.read, counts.kept, counts.dropped) == (30, asked, {"over_limit": 30 - asked})
+        assert len(chosen) == asked
+
+
+def test_an_interrupted_run_of_some_references_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "PANEL_BYTES", 4 * PER_IMAGE)
+    tokens, _ = _tokens(tmp_path, 30)
+    config = RankConfig(depth=5, references=9)
+    rank.fn(tmp_path / "whole", config, tokens)
+    calls, table = [], rank_exact.ranking_table
+
+    def dies_at_the_second(ids: list[str], rows: np.ndarray, ranked: Ranked) -> object:
+        calls.append(len(rows))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return table(ids, rows, ranked)
+
+    monkeypatch.setattr(rank_exact, "ranking_table", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        rank.fn(tmp_path / "out", config, tokens)
+    rank.fn(tmp_path / "out", config, tokens)
+    assert calls == [4, 4, 4, 1]  # the first part is not done over
+    whole, again = (read_table(tmp_path / name / "ranking.parquet", RANKING) for name in ("whole", "out"))
+    assert again.equals(whole)
+
+
+def test_images_of_unequal_token_counts(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    array, mask = random.normal(size=(12, 3, 8)).astype(np.float16), random.random((12, 3)) < 0.5
+    mask[:, 1] = True
+    array[~mask] = np.nan
+    write_tokens(tmp_path / "encode" / "tokens.arrow", [f"{place:04d}" for place in range(12)], array, mask)
+    rank.fn(tmp_path / "out", RankConfig(depth=11), sealed(tmp_path / "encode", "encode", 12))
+    for row in read_table(tmp_path / "out" / "ranking.parquet", RANKING).to_pylist():
+        one, other = int(row["reference_id"]), int(row["candidate_id"])
+        assert row["score"] == score(array[one][mask[one]], array[other][mask[other]])
+
+
+def test_one_embedding_an_image_is_ranked_by_its_cosine(tmp_path: Path) -> None:
+    array = np.array([[[1, 0]], [[1, 0.5]], [[0, 2]], [[-1, 0]]], dtype=np.float16)
+    write_tokens(tmp_path / "encode" / "tokens.arrow", list("abcd"), array)
+    rank.fn(tmp_path / "out", RankConfig(depth=3), sealed(tmp_path / "encode", "encode", 4))
+    rows = read_table(tmp_path / "out" / "ranking.parquet", RANKING).to_pylist()
+    # Cosines of a: b 1 / sqrt(1.25), c 0, d -1.
+    assert [(row["candidate_id"], round(row["score"], 4)) for row in rows[:3]] == [("b", 0.8944), ("c", 0), ("d", -1)]
