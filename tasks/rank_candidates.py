@@ -114,7 +114,7 @@ def by_candidates(job: Job, config: CandidateConfig, index: Index, gpus: bool) -
         write_json(told, audit.model_dump(mode="json"))
     audit = Audit.model_validate_json(told.read_text(encoding="utf-8"))
     if audit.mode == "exact":
-        say(f"rank: the audit asks for more than {audit.raised_from[-1]:,} candidates per source; that saves no work")
+        say(f"rank: the audit asks for more than {audit.count:,} candidates per source; that saves no work")
         return None
     say(
         f"rank: {audit.agreeing} of {audit.audited} audited references have exactly the exact ranking with"

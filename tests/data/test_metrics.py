@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.metrics import average_precision_at, bootstrap_interval, paired_test, recall_at
+from data.metrics import average_precision_at, binomial_lower, bootstrap_interval, paired_test, recall_at
 
 
 def test_recall_counts_the_target_among_the_first_k() -> None:
@@ -97,3 +97,14 @@ def test_paired_test_is_symmetric_and_needs_pairs() -> None:
     assert paired_test(a, b) == paired_test(b, a)
     with pytest.raises(ValueError, match="got 2 and 1 values"):
         paired_test([1.0, 0.0], [1.0])
+
+
+def test_the_lower_bound_of_a_share_that_never_failed() -> None:
+    # All 300 of 300: the rate at which that has probability 0.05 is the 300th root of 0.05.
+    assert binomial_lower(300, 300) == pytest.approx(0.05 ** (1 / 300))
+    assert binomial_lower(299, 300) == pytest.approx(0.9843, abs=1e-4)
+    # One of two: 1 - (1 - p)^2 = 0.05.
+    assert binomial_lower(1, 2) == pytest.approx(1 - 0.95**0.5)
+    assert binomial_lower(0, 9) == 0
+    with pytest.raises(ValueError, match="successes"):
+        binomial_lower(4, 3)
