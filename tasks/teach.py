@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +75,8 @@ def _teach(rank: int, world: int, config: TeachConfig, tower: Path, out: Path, m
     """Train as one of `world` processes; the first shows the progress and saves."""
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
-    torch.distributed.init_process_group("gloo", init_method=meeting.absolute().as_uri(), rank=rank, world_size=world)
+    address = meeting.absolute().as_uri()
+    torch.distributed.init_process_group("gloo", address, timedelta(minutes=3), rank=rank, world_size=world)
     tokenizer = tiny.mllm_tokenizer(corpus(config.seed), fixed_texts(), config.vocabulary)
     model = tiny.mllm(tokenizer, layers=config.layers)
     # On a CPU, for so short rows, 1.4 times as fast as the fused attention.
