@@ -66,7 +66,7 @@ def prompt_of(body: dict[str, Any]) -> str:
 def serving(
     decide: Callable[[dict[str, Any], int], Reply], probe: Callable[[], Reply] = lambda: Reply('{"data": []}')
 ) -> Iterator[Server]:
-    """Serve `decide(body, times this prompt was asked before)` for chat requests and `probe()` for any GET."""
+    """Serve `decide(body, times this was asked before)` for chat requests and `probe()` for any GET."""
     guard = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -83,7 +83,7 @@ def serving(
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with guard:
-                before = sum(prompt_of(one) == prompt_of(body) for one in server.bodies)
+                before = sum(one["messages"] == body["messages"] for one in server.bodies)
                 server.bodies.append(body)
                 server.keys.append(self.headers["Authorization"])
                 server.under_way += 1

@@ -1,0 +1,144 @@
+"""The generate stage against endpoints that fail in every way: each row accounted for, nothing secret written."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from data.artifact import Artifact
+from data.config import Resources
+from data.schemas import GENERATIONS, REJECTED, TRIPLETS
+from models.backends import openai as backend
+from tasks.generate import generate
+from tasks.runs import RunError, start_run
+from tests.models.endpoints import Reply, good, serving, trouble
+from tests.tasks.scripted_generate import CHUNK, config_of, small_images, small_pairs
+
+KEY = "key-that-nobody-may-see"
+FAULTS = [
+    trouble(429),
+    trouble(500),
+    trouble(503, Retry_After="0"),
+    Reply("<html>", kind="text/html"),
+    Reply(good("x").body, cut=20),
+    Reply(None),
+    Reply("{}", seconds=1.5),  # longer than the limit
+    good('{"caption": "half a', "length"),
+    good("I'm sorry, I cannot help with that."),
+    good(""),
+    good("no object"),
+    good("", refusal="I cannot describe people"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CIRQUE_API_KEY", KEY)
+    monkeypatch.setattr(backend, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(backend, "_LONGEST_PAUSE", 0.05)
+
+
+def inputs(folder: Path, images: int, **fields: Any) -> tuple[Any, Artifact, Artifact]:
+    config = config_of(Path("owner/served@r1"), backend="openai", **fields)
+    return config, small_pairs(folder / "pairs", images, 3), small_images(folder / "images", images)
+
+
+def answers(body: dict[str, Any]) -> str:
+    """A good answer to either of the two prompts, different whenever the request is."""
+    mark = f"{random.Random(json.dumps(body['messages'])).getrandbits(40):x}"
+    return json.dumps({"caption": f"a thing {mark}", "modification": f"make it {mark}"})
+
+
+def ledger_rows(home: Path) -> list[dict[str, Any]]:
+    return [row for path in home.glob("ledger/**/*.parquet") for row in pq.read_table(path).to_pylist()]
+
+
+def test_a_server_that_fails_in_every_way_loses_no_row(tmp_path: Path) -> None:
+    def decide(body: dict[str, Any], before: int) -> Reply:
+        rng = random.Random(f"{json.dumps(body['messages'])}/{before}")
+        return good(answers(body)) if rng.random() < 0.5 else rng.choice(FAULTS)
+
+    config, pairs, images = inputs(tmp_path, 24, retries=1)
+    with serving(decide) as server:
+        resources = Resources(
+            chunk=CHUNK, endpoints=(server.url,), concurrency=CHUNK, request_timeout=1.0, patience=1e6
+        )
+        artifact = generate.make(config, pairs, images, resources=resources).artifact
+    triplets = artifact.read(TRIPLETS, "triplets.parquet").to_pylist()
+    rejected = artifact.read(REJECTED, "rejected.parquet").to_pylist()
+    generations = artifact.read(GENERATIONS, "generations.parquet").to_pylist()
+    counts = artifact.counts
+    ids = [row["pair_id"] for row in triplets] + [row["row_id"] for row in rejected]
+    assert sorted(ids) == sorted(row["pair_id"] for row in pq.read_table(pairs.file("pairs.parquet")).to_pylist())
+    assert (counts.read, counts.kept) == (24, len(triplets))
+    assert counts.dropped == Counter(row["reason"] for row in rejected)
+    reasons = {reason.removeprefix("caption_") for reason in counts.dropped}
+    assert reasons <= {"cut_off", "refusal", "empty", "unparsable", "engine_error"}
+    assert triplets
+    assert rejected
+    assert all(row["modification"].startswith("make it ") for row in triplets)
+    kept = ledger_rows(tmp_path / "home")
+    assert len({row["request_id"] for row in kept}) == len(kept)
+    assert {row["request_id"] for row in generations if row["finish_reason"] != "error"} == {
+        row["request_id"] for row in kept
+    }
+
+
+def test_what_was_answered_before_all_endpoints_died_is_not_asked_again(tmp_path: Path) -> None:
+    served = 0
+
+    def dies(body: dict[str, Any], before: int) -> Reply:
+        nonlocal served
+        served += 1
+        return good(answers(body)) if served <= CHUNK + 3 else trouble(401)
+
+    config, pairs, images = inputs(tmp_path, 12)
+    with serving(dies) as server:
+        resources = Resources(chunk=CHUNK, endpoints=(server.url,), concurrency=1)
+        with pytest.raises(RuntimeError, match="CIRQUE_API_KEY"):
+            generate.make(config, pairs, images, resources=resources)
+    assert len(ledger_rows(tmp_path / "home")) == CHUNK + 3
+    with serving(lambda body, before: good(answers(body))) as server:
+        resources = Resources(chunk=CHUNK, endpoints=(server.url,))
+        artifact = generate.make(config, pairs, images, resources=resources).artifact
+        assert len(server.bodies) == 24 - (CHUNK + 3)
+    assert (artifact.counts.kept, artifact.counts.detail["reused"]) == (12, CHUNK + 3)
+
+
+def test_another_place_of_the_same_model_is_not_another_artifact(tmp_path: Path) -> None:
+    config, pairs, images = inputs(tmp_path, 6)
+    with serving(lambda body, before: good(answers(body))) as server:
+        first = generate.make(config, pairs, images, resources=Resources(endpoints=(server.url,)))
+    again = generate.make(config, pairs, images, resources=Resources(endpoints=("http://elsewhere:1/v1",)))
+    assert again.artifact.path == first.artifact.path
+    origins = [row["provenance"] for row in first.artifact.read(TRIPLETS, "triplets.parquet").to_pylist()]
+    assert {(origin["model"], origin["revision"]) for origin in origins} == {("owner/served", "r1")}
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_failed_run_records_neither_key_nor_image(tmp_path: Path, status: int) -> None:
+    """The server sends back all that it got."""
+    sent: list[str] = []
+
+    def talkative(body: dict[str, Any], before: int) -> Reply:
+        sent.append(body["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
+        return trouble(status, f"Bearer {KEY}: {json.dumps(body)}")
+
+    config, pairs, images = inputs(tmp_path, 6)
+    with (
+        serving(talkative) as server,
+        pytest.raises(RunError, match=f"status {status}"),
+        start_run("toy", ["generate"], config, (), None),
+    ):
+        generate.make(config, pairs, images, resources=Resources(endpoints=(server.url,)))
+    written = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert {"log.jsonl", "run.json"} <= {path.name for path in written}
+    for path in written:
+        content = path.read_bytes()
+        assert KEY.encode() not in content
+        assert not any(image[20:80].encode() in content for image in sent)
