@@ -1,7 +1,6 @@
-"""Small inputs of the generate stage and its run with the scripted backend, also as a process to be killed."""
+"""Small inputs of the generate stage and its run with the scripted backend."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +83,3 @@ def run(place: Path, images: int = 40, step: int = 3, **fields: object) -> Outco
 
 def _key(folder: Path) -> str:
     return str(Artifact(folder, "", "").manifest["key"])
-
-
-if __name__ == "__main__":
-    run(Path(sys.argv[1]), images=int(sys.argv[2]))

@@ -1,12 +1,10 @@
 """Triplets from pairs: every row accounted for, nothing asked twice, whatever dies."""
 
-import os
-import random
+import errno
+import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -122,11 +120,31 @@ def test_another_window_and_more_images_ask_only_for_what_is_new(tmp_path: Path)
     assert (first.counts.detail["asked"], first.counts.detail["reused"]) == (80, 0)
     window = run(tmp_path, images=40, step=5).artifact
     assert (window.counts.detail["asked"], window.counts.detail["reused"]) == (40, 40)
-    # Of 50 images' pairs at distance 3 those of i037, i038 and i039 have new targets: 10 + 3 modifications are new.
-    grown = run(tmp_path, images=50, step=3).artifact
-    assert (grown.counts.detail["asked"], grown.counts.detail["reused"]) == (10 + 13, 40 + 37)
+    # Of 90 images' pairs at distance 3 those of i037, i038 and i039 have new targets: 50 + 3 modifications are new.
+    grown = run(tmp_path, images=90, step=3).artifact
+    assert (grown.counts.detail["asked"], grown.counts.detail["reused"]) == (50 + 53, 40 + 37)
     log = _asked(tmp_path)
-    assert len(log) == len(set(log)) == 80 + 40 + 23
+    assert len(log) == len(set(log)) == 80 + 40 + 103
+
+
+def test_a_full_disk_costs_the_chunk_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = 3  # chunks that find room
+
+    def full(path: Path) -> None:
+        nonlocal whole
+        if "ledger" in path.parts and path.suffix == ".tmp":
+            whole -= 1
+            if whole < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.artifact.sync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path, images=40)
+    assert len(_asked(tmp_path)) == 4 * CHUNK
+    artifact = run(tmp_path, images=40).artifact
+    assert (artifact.counts.kept, artifact.counts.detail["reused"]) == (40, 3 * CHUNK)
+    assert len(_asked(tmp_path)) == 80 + CHUNK
 
 
 def test_nothing_is_opened_when_the_ledger_has_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,33 +278,15 @@ def test_an_image_missing_from_the_table_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, kills = 120, 5
-    monkeypatch.setenv("SCRIPTED_BAD", "40")
-    monkeypatch.setenv("SCRIPTED_LOG", str(tmp_path / "undisturbed.log"))
-    expected = _rows(run(tmp_path, images=images).artifact)
-    undisturbed = (tmp_path / "undisturbed.log").read_text().split()
-    environment = {
-        **os.environ,
-        **{"CIRQUE_HOME": str(tmp_path / "other"), "SCRIPTED_LOG": str(tmp_path / "log"), "SCRIPTED_SECONDS": "0.01"},
-    }
-    command = [sys.executable, "-m", "tests.tasks.scripted_generate", str(tmp_path), str(images)]
-    rng = random.Random(0)
-    for kill in range(kills):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment)
-        enough = len(_asked(tmp_path)) + rng.randint(CHUNK, 4 * CHUNK)
-        while len(_asked(tmp_path)) < enough and process.poll() is None:
-            time.sleep(0.02)
-        assert process.poll() is None, f"it was done before kill {kill}"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "other"))
-    monkeypatch.setenv("SCRIPTED_LOG", str(tmp_path / "log"))
-    assert _rows(run(tmp_path, images=images).artifact) == expected
-    asked = Counter(_asked(tmp_path))
-    assert asked.keys() == set(undisturbed)
-    assert sum(asked.values()) - len(asked) <= kills * CHUNK  # one chunk per kill is lost
-    assert max(asked.values()) <= 1 + kills
+def test_killed_again_and_again_it_ends_with_the_same_rows() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.tasks.killing", "4"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["same_rows"]
+    assert found["triplets"] > 100
+    assert 0 < found["sent_twice"] <= found["allowed"]  # a kill loses one chunk at the most
+    assert (found["ledger_doubles"], found["ledger_lacks"]) == (0, 0)
 
 
 @pytest.mark.slow
