@@ -50,12 +50,13 @@ class Unusable(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Answer:
-    """As in `models.backends.Response`."""
+    """As in `models.backends.Response`; `steps` as `choice_probabilities` takes them, empty where none were told."""
 
     text: str
     finish_reason: str
     tokens_in: int
     tokens_out: int
+    steps: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
 
 def address(endpoint: str) -> str:
@@ -87,32 +88,42 @@ class Endpoint:
         """Nothing is sent yet. `key` is wanted here only to keep it out of messages; `timeout` is in seconds."""
         self.url = url
         self._client, self._key, self._timeout = client, key, timeout
-        self._takes_schemas = True
+        self._not_taken: set[str] = set()
         self._limit_name = "max_tokens"
         self._probing: asyncio.Task[bool] | None = None
 
-    async def ask(self, body: Mapping[str, Any], schema: Mapping[str, Any] | None) -> Answer:
-        """Send a request; `schema` goes along unless the endpoint is known not to take it.
+    async def ask(self, body: Mapping[str, Any], extras: Mapping[str, Mapping[str, Any]]) -> Answer:
+        """Send a request.
+
+        Args:
+            body: what every endpoint takes.
+            extras: fields that not every one does, by what they are; left out where they are known not to be taken.
 
         Raises:
             NotNow, Failed, Unfit, Unusable: see there; each says in words what came instead of an answer.
         """
-        shaped, limit = schema if self._takes_schemas else None, self._limit_name
+        sent = {what: fields for what, fields in extras.items() if what not in self._not_taken}
+        limit = self._limit_name
         try:
-            return await self._send(body, shaped, limit)
+            return await self._send(body, sent, limit)
         except Unfit as error:
             if limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit_name = "max_completion_tokens"  # what OpenAI's newer models call it
-            elif shaped is None or error.too_long:
+                return await self.ask(body, extras)
+            if error.too_long or not sent:
                 raise
-            else:
-                # Whether the schema is at fault shows when the same request is taken without it.
-                answer = await self._send(body, None, limit)
-                if self._takes_schemas:
-                    log.warning("%s takes no JSON schema (%s); answers are read as they come", self.url, error)
-                self._takes_schemas = False
-                return answer
-        return await self.ask(body, schema)
+            refusal = error
+        # Whether an extra is at fault shows when the same request is taken without it.
+        for without in [{what} for what in sent] + ([set(sent)] if len(sent) > 1 else []):
+            try:
+                answer = await self._send(body, {what: sent[what] for what in sent.keys() - without}, limit)
+            except Unfit:
+                continue
+            for what in sorted(without - self._not_taken):
+                log.warning("%s takes no %s (%s); it is asked without from now on", self.url, what, refusal)
+            self._not_taken |= without
+            return answer
+        raise refusal
 
     async def is_there(self) -> bool:
         """Whether the server answers at all; asked once for all who want to know at the same time."""
@@ -128,11 +139,10 @@ class Endpoint:
             return False
         return response.status_code < 500
 
-    async def _send(self, body: Mapping[str, Any], schema: Mapping[str, Any] | None, limit: str) -> Answer:
+    async def _send(self, body: Mapping[str, Any], extras: Mapping[str, Mapping[str, Any]], limit: str) -> Answer:
         whole = {limit if name == "max_tokens" else name: value for name, value in body.items()}
-        if schema is not None:
-            form = {"name": "answer", "strict": True, "schema": schema}
-            whole["response_format"] = {"type": "json_schema", "json_schema": form}
+        for fields in extras.values():
+            whole |= fields
         content = json.dumps(whole).encode()
         try:
             async with asyncio.timeout(self._timeout):  # httpx's own limits the silence between two bytes
@@ -185,13 +195,19 @@ def _read(response: httpx.Response) -> Answer:
         text, refusal = message.get("content") or "", message.get("refusal")
         usage = completion.get("usage") or {}
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        steps = tuple(_step(one) for one in (choice.get("logprobs") or {}).get("content") or ())
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Failed(f"not the JSON of a chat completion ({type(error).__name__})") from None
     if refusal or reason == "content_filter":
         return Answer(str(refusal or text), "filtered", *tokens)
     if reason not in ("stop", "length") or not isinstance(text, str):
         return Answer(f"the endpoint ended it: {reason}", "error", *tokens)
-    return Answer(text, reason, *tokens)
+    return Answer(text, reason, *tokens, steps)
+
+
+def _step(one: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """A token's text, and the logarithms of the probabilities of the likeliest."""
+    return str(one["token"]), {str(other["token"]): float(other["logprob"]) for other in one["top_logprobs"]}
 
 
 def _message(response: httpx.Response) -> str:

@@ -21,7 +21,7 @@ import httpx
 from PIL import Image
 
 from data.config import Resources
-from models.backends import BrokenOff, Engine, Request, Response, Sampling
+from models.backends import LIKELIEST, BrokenOff, Engine, Request, Response, Sampling, choice_probabilities
 from models.backends._endpoint import Endpoint, Failed, NotNow, Unfit, Unusable, address
 from models.checkpoints import Located
 
@@ -150,7 +150,7 @@ class OpenAiGenerator:
             request, sent = item.request, time.monotonic()
             try:
                 body = await self._body(request)
-                answer = await member.endpoint.ask(body, self._schema(request))
+                answer = await member.endpoint.ask(body, self._extras(request))
             except Unfit as error:
                 text, reason = ("", "too_long") if error.too_long else (str(error), "error")
                 call.settle(Response(request.request_id, text, reason, 0, 0))
@@ -164,7 +164,8 @@ class OpenAiGenerator:
                 await self._after_failure(member, call, item, str(error), sent)
             else:
                 member.succeed()
-                told = (answer.text, answer.finish_reason, answer.tokens_in, answer.tokens_out)
+                chosen = choice_probabilities(answer.steps, request.choices) if request.choices else None
+                told = (answer.text, answer.finish_reason, answer.tokens_in, answer.tokens_out, chosen)
                 call.settle(Response(request.request_id, *told))
 
     async def _after_failure(self, member: "_Member", call: "_Call", item: "_Item", fault: str, sent: float) -> None:
@@ -194,12 +195,17 @@ class OpenAiGenerator:
             "seed": request.seed,
         }
 
-    def _schema(self, request: Request) -> dict[str, Any] | None:
-        if not self._engine.structured or not request.answer:
-            return None
-        fields = list(request.answer)
-        texts = {field: {"type": "string"} for field in fields}
-        return {"type": "object", "properties": texts, "required": fields, "additionalProperties": False}
+    def _extras(self, request: Request) -> dict[str, dict[str, Any]]:
+        extras: dict[str, dict[str, Any]] = {}
+        if self._engine.structured and request.answer:
+            fields = list(request.answer)
+            texts = {field: {"type": "string"} for field in fields}
+            schema = {"type": "object", "properties": texts, "required": fields, "additionalProperties": False}
+            form = {"name": "answer", "strict": True, "schema": schema}
+            extras["JSON schema"] = {"response_format": {"type": "json_schema", "json_schema": form}}
+        if request.choices:
+            extras["question for probabilities"] = {"logprobs": True, "top_logprobs": LIKELIEST}
+        return extras
 
 
 open_generator = OpenAiGenerator

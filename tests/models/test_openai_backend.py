@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import logging
+import math
 import random
 import threading
 import time
@@ -284,6 +286,33 @@ def test_an_endpoint_that_takes_no_schema_gets_none(caplog: pytest.LogCaptureFix
         assert [one.finish_reason for one in opened.generate(requests(8))] == ["stop"] * 8
         assert sum("response_format" in body for body in server.bodies) <= 2
     assert caplog.text.count("takes no JSON schema") == 1
+
+
+def test_probabilities_of_choices_are_told_where_the_endpoint_tells_them(caplog: pytest.LogCaptureFixture) -> None:
+    likeliest = [{"token": "yes", "logprob": math.log(0.6)}, {"token": " No", "logprob": math.log(0.2)}]
+    step = {"token": "yes", "logprob": math.log(0.6), "top_logprobs": likeliest}
+
+    def knowing(body: dict[str, Any], before: int) -> Reply:
+        assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
+        answer = json.loads(good('{"verdict": "yes"}').body or "")
+        answer["choices"][0]["logprobs"] = {"content": [step]}
+        return Reply(json.dumps(answer))
+
+    def old(body: dict[str, Any], before: int) -> Reply:
+        both = {"logprobs", "response_format"} & body.keys()
+        return trouble(400, f"unknown: {sorted(both)}") if both else good('{"verdict": "yes"}')
+
+    asked = [request("a", answer=("verdict",), choices=("yes", "no"))]
+    with serving(knowing) as server, generator(server.url, structured=True) as opened:
+        # 0.6 and 0.2 of the probability fell on the choices: 0.6 / 0.8 and 0.2 / 0.8.
+        assert opened.generate(asked)[0].probabilities == pytest.approx((0.75, 0.25))
+    with serving(old) as server, generator(server.url, structured=True) as opened:
+        for _ in range(2):
+            found = opened.generate(asked)[0]
+            assert (found.text, found.probabilities) == ('{"verdict": "yes"}', None)
+        assert len(server.bodies) == 4 + 1  # without the one, without the other, without both; then it is known
+    assert "takes no JSON schema" in caplog.text
+    assert "takes no question for probabilities" in caplog.text
 
 
 def test_the_other_name_of_the_token_limit_is_learned() -> None:
