@@ -13,3 +13,4 @@ def test_it_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["n"], found["tokens"], found["dim"], found["k"]) == (50, 4, 8, 10)
     assert found["rank_seconds"] > 0
     assert found["compose_seconds"] > 0
+    assert found["rank_core_seconds"] > 0
