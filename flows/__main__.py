@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from flows.estimate import execute_estimate
 from flows.evaluate import evaluate
 from flows.execute import execute, list_fields
 from flows.explain import explain
+from flows.export import export
 from flows.score import score
 from flows.search import search
 from flows.status import status
@@ -44,6 +46,14 @@ def run(
         typer.Option(metavar="STAGE", help="Make this stage anew, and all that is built on it. Repeatable."),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Ask for a sample of the texts, print what all would come to, and stop."),
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="With --estimate: how many pairs or images to try.")] = 200,
+    gpu_hour_price: Annotated[
+        float | None, typer.Option(help="Price of a GPU hour: the estimate and the report then speak of money.")
+    ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print every setting with its default, and stop.")] = False,
 ) -> None:
     """Run a recipe; stages whose settings and inputs are unchanged come from the store.
@@ -55,11 +65,18 @@ def run(
       python -m flows run mra_cir ingest.source=folder ingest.path=photos --until generate
 
       python -m flows run mra_cir --rerun train
+
+      python -m flows run mra_cir --estimate --gpu-hour-price 2.50
     """
+    settings = assignments or []
+    if gpu_hour_price is not None:
+        settings = [*settings, f"report.gpu_hour_price={gpu_hour_price}"]
     if fields:
         list_fields(recipe)
+    elif estimate:
+        execute_estimate(recipe, settings, rerun or [], sample)
     else:
-        execute(recipe, assignments or [], rerun or [], until)
+        execute(recipe, settings, rerun or [], until)
 
 
 app.command()(status)
@@ -67,6 +84,7 @@ app.command()(explain)
 app.command()(score)
 app.command()(evaluate)
 app.command()(search)
+app.command()(export)
 app.add_typer(store, name="store")
 
 if __name__ == "__main__":

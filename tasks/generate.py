@@ -75,7 +75,7 @@ def generate(
         kept=plan.sources - tally.dropped.total(),
         dropped=dict(tally.dropped),
         written=tally.written,
-        detail=_detail(plan, asker.figures, tally, spent, requests),
+        detail=_detail(plan, asker.figures, tally, spent, requests) | {"devices": devices_of(config, resources)},
     )
 
 
@@ -106,6 +106,13 @@ def open_asker(
         images_per_prompt=max(prompt.images for prompt in plan.prompts),
         record=generations.add,
     )
+
+
+def devices_of(config: GenerateConfig, resources: Resources) -> int:
+    """GPUs that answer at the same time; of endpoints, each is taken for one."""
+    if resources.endpoints and config.backend == "openai":
+        return len(resources.endpoints)
+    return resources.tensor_parallel * resources.data_parallel
 
 
 @dataclass

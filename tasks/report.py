@@ -12,6 +12,7 @@ from data.config import StageConfig
 from data.schemas import SCORES
 from tasks.report_cards import Card, cards, rejections
 from tasks.report_filters import filtered
+from tasks.report_generation import generation
 from tasks.report_parts import headlines, interval_chart, score_tables, stage_row, training_charts
 from tasks.report_windows import window_section
 from tasks.stage import stage
@@ -27,6 +28,9 @@ class ReportConfig(StageConfig):
     pairs: PositiveInt = Field(400, description="pairs drawn in the chart of similarity by rank")
     thumbnail: Annotated[int, Field(ge=16, le=256, description="longest side of a picture, in pixels")] = 128
     seed: int = Field(0, description="of both draws")
+    gpu_hour_price: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="price of one GPU hour, for what the texts cost; none: nothing is said of money"
+    )
 
 
 @stage(version=3)
@@ -64,6 +68,7 @@ def report(
         score_charts=[interval_chart(table) for table in tables if not table.tags],
         score_tables=tables,
         stages=[stage_row(one) for one in stages],
+        generation=generation(triplets, config.gpu_hour_price),
         charts=_charts(trained),
         windows=section,
         filters=[] if kept is None else filtered(kept, images, config.examples, config.thumbnail),

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -89,12 +90,16 @@ class ActiveRun:
     def id(self) -> str:
         return self.record.run
 
-    def admit(self, stage: str) -> None:
-        """Leave the flow if everything up to `until` is done.
+    def admit(self, stage: str, arguments: Mapping[str, Any]) -> None:
+        """Leave the flow if everything up to `until` is done, or if it is to be left before this stage.
 
         Raises:
             _Stop: caught by `start_run`, so that flows need not know of `until`.
         """
+        for awaited in _awaited:
+            if awaited.stage == stage:
+                awaited.arguments = dict(arguments)
+                raise _Stop
         until = self.record.until
         if until is None or stage == until:
             return
@@ -150,7 +155,16 @@ class ActiveRun:
             stream.write(json.dumps({**line, **facts, **more}) + "\n")
 
 
+@dataclass
+class Awaited:
+    """A stage before which flows are left, and what it was then to be called with, by parameter."""
+
+    stage: str
+    arguments: dict[str, Any] | None = None
+
+
 _started: list[str] = []
+_awaited: list[Awaited] = []
 _current: ContextVar[ActiveRun | None] = ContextVar("cirque_run", default=None)
 
 
@@ -165,6 +179,17 @@ def say(text: str) -> None:
         run.display.say(text)
     else:
         print(text, file=sys.stderr)
+
+
+@contextmanager
+def stop_before(stage: str) -> Iterator[Awaited]:
+    """Let the flows of this process that run in the block end, as completed, where they would call a stage."""
+    awaited = Awaited(stage)
+    _awaited.append(awaited)
+    try:
+        yield awaited
+    finally:
+        _awaited.remove(awaited)
 
 
 def started_here() -> list[str]:

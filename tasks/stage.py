@@ -68,7 +68,7 @@ class Stage(Generic[P]):
         call = self._bind(args, kwargs)
         run = current_run()
         if run is not None:
-            run.admit(self.name)
+            run.admit(self.name, call.arguments)
         result = self._prefect_task(call)
         if isinstance(result, Artifact):
             return result
@@ -81,7 +81,7 @@ class Stage(Generic[P]):
         call = self._bind(args, kwargs)
         run = current_run()
         if run is not None:
-            run.admit(self.name)
+            run.admit(self.name, call.arguments)
         return self._recorded(call)
 
     @functools.cached_property

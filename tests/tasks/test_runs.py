@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from data.config import StageConfig
-from tasks.runs import RunError, describe, load_run, recorded_runs, start_run, started_here
+from tasks.runs import RunError, describe, load_run, recorded_runs, start_run, started_here, stop_before
+from tests.flows.runs import run_toy
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +83,14 @@ def test_unknown_run_is_named() -> None:
 )
 def test_errors_in_words(error: Exception, words: str) -> None:
     assert describe(error) == words
+
+
+def test_a_flow_is_left_before_the_stage_that_is_awaited() -> None:
+    with stop_before("double") as awaited:
+        run = run_toy(upto=4, factor=3)
+    record = load_run(run)
+    assert (record.state, [row.state for row in record.stages]) == ("completed", ["ran", "pending", "pending"])
+    assert awaited.arguments is not None
+    assert awaited.arguments["config"].factor == 3
+    assert awaited.arguments["numbers"].stage == "count"
+    assert [row.state for row in load_run(run_toy(upto=4, factor=3)).stages] == ["cached", "ran", "ran"]

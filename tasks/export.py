@@ -1,0 +1,190 @@
+"""Export: triplets as a data set that leaves the store, for Hugging Face `datasets`."""
+
+import json
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.artifact import Artifact, write_json
+from data.schemas import IMAGES, TRIPLETS
+from tasks.card import IMAGE, Exported, ExportOptions, Part, card, facts_of, features_of
+from tasks.lineage import ancestor_with, lineage
+from tasks.rows import read_rows
+
+MARK = "cirque.json"
+"""The file by which an earlier export is recognised."""
+_GROUP = 100  # rows of a row group, as the hub's viewer likes them where there are images
+_ROLES = {"reference_image": "reference_id", "target_image": "target_id"}
+
+
+class Files:
+    """The ingested images as files, by id."""
+
+    def __init__(self, images: Artifact) -> None:
+        """Read the table; memory holds ids and places, no picture."""
+        self._images = images
+        table = images.read(IMAGES, "images.parquet").select(["image_id", "uri"])
+        self._uris: dict[str, str] = dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+
+    def place(self, image_id: str) -> Path:
+        """Where an image lies on this machine; KeyError for an unknown one."""
+        return (self._images.path / self._uris[image_id]).absolute()
+
+    def bytes(self, image_id: str) -> bytes:
+        """An image as it was found; raises KeyError and OSError."""
+        return self.place(image_id).read_bytes()
+
+
+def export_dataset(triplets: Artifact, to: Path, options: ExportOptions, force: bool = False) -> Exported:
+    """Write a data set that `datasets.load_dataset(to)` opens; memory does not grow with the number of triplets.
+
+    The configuration `triplets` has the columns of the triplets, and the images of reference and target as `Image`.
+    If triplets name hard negatives, a second configuration `negatives` has each of these images once.
+
+    Args:
+        triplets: a sealed artifact with triplets.parquet, whose images are in the store.
+        to: a folder that does not exist; an earlier export is replaced if `force`.
+        options: what goes in.
+        force: replace an earlier export.
+
+    Raises:
+        FileExistsError: if there is something at `to` that is not to be replaced.
+        LookupError: if the images are not in the store any more.
+        OSError: if an image cannot be read and that is not allowed.
+    """
+    files = Files(ancestor_with(triplets, "images.parquet"))
+    done = Exported()
+    with new_folder(to, force) as folder:
+        done.parts["triplets"] = _write(folder, "data", _schema(), _rows(triplets, files, options, done), options)
+        if not done.parts["triplets"].rows:
+            raise ValueError(f"no triplet is left to export; left out: {dict(done.dropped) or 'none'}")
+        negatives = negative_ids(triplets)
+        if negatives:
+            rows = _negatives(negatives, files, options, done)
+            done.parts["negatives"] = _write(folder, "negatives", _negative_schema(), rows, options)
+        facts = facts_of(lineage(triplets))
+        write_json(folder / MARK, facts)
+        (folder / "README.md").write_text(card(facts, done, options), encoding="utf-8")
+    return done
+
+
+@contextmanager
+def new_folder(to: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill, which is moved to `to` when the block ends, and removed if it raises.
+
+    Raises:
+        FileExistsError: if `to` is there and is neither empty nor, with `force`, an earlier export.
+    """
+    occupied = to.exists() and (not to.is_dir() or any(to.iterdir()))
+    if occupied and not (force and (to / MARK).is_file()):
+        hint = "--force replaces only what an export wrote" if force else "choose another folder, or --force"
+        raise FileExistsError(f"{to} is not empty; {hint}")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    folder = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+        if to.exists():
+            shutil.rmtree(to)
+        folder.rename(to)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def missing(error: Exception, image_id: str, allowed: bool, done: Counter[str], reason: str) -> None:
+    """Count an image that cannot be had, or stop.
+
+    Raises:
+        OSError: unless it is allowed.
+    """
+    if not allowed:
+        raise OSError(
+            f"image {image_id!r} cannot be read ({error}); bring it back, or leave its triplets out by --allow-missing"
+        ) from error
+    done[reason] += 1
+
+
+def negative_ids(triplets: Artifact) -> list[str]:
+    """The images that are a hard negative of some triplet, each once, ascending."""
+    found = pa.array([], pa.string())
+    for batch in read_rows(triplets.file("triplets.parquet"), TRIPLETS, ["negative_ids"]):
+        found = pa.chunked_array([found, batch["negative_ids"].flatten()]).unique()
+    ids: list[str] = sorted(found.to_pylist())
+    return ids
+
+
+def _schema() -> pa.Schema:
+    """The columns of the triplets, with the pictures before the ids that name them."""
+    fields = []
+    for name in TRIPLETS.names:
+        role = next((role for role, column in _ROLES.items() if column == name), None)
+        fields += [pa.field(role, IMAGE)] if role is not None else []
+        fields.append(TRIPLETS.field(name))
+    return pa.schema(fields)
+
+
+def _negative_schema() -> pa.Schema:
+    return pa.schema([pa.field("image_id", pa.string()), pa.field("image", IMAGE)])
+
+
+def _rows(triplets: Artifact, files: Files, options: ExportOptions, done: Exported) -> Iterator[dict[str, Any]]:
+    for batch in read_rows(triplets.file("triplets.parquet"), TRIPLETS):
+        for row in batch.to_pylist():
+            images: dict[str, Any] = {}
+            for role, column in _ROLES.items():
+                try:
+                    images[role] = None if row[column] is None else _image(row[column], files, options)
+                except (KeyError, OSError) as error:
+                    missing(error, row[column], options.allow_missing, done.dropped, f"{role}_missing")
+                    break
+            else:
+                yield row | images
+
+
+def _negatives(image_ids: list[str], files: Files, options: ExportOptions, done: Exported) -> Iterator[dict[str, Any]]:
+    for image_id in image_ids:
+        try:
+            yield {"image_id": image_id, "image": _image(image_id, files, options)}
+        except (KeyError, OSError) as error:
+            missing(error, image_id, options.allow_missing, done.dropped, "negative_image_missing")
+
+
+def _image(image_id: str, files: Files, options: ExportOptions) -> dict[str, Any]:
+    place = files.place(image_id)
+    if options.images == "paths":
+        place.stat()  # OSError if it is gone
+        return {"bytes": None, "path": str(place)}
+    return {"bytes": files.bytes(image_id), "path": place.name}
+
+
+def _write(
+    folder: Path, name: str, schema: pa.Schema, rows: Iterator[Mapping[str, Any]], options: ExportOptions
+) -> Part:
+    """Write rows as numbered Parquet files, a group of rows in memory at a time."""
+    described = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features_of(schema).to_dict()}})})
+    target = folder / name
+    target.mkdir()
+    shards: list[Path] = []
+    total = weight = 0
+    group = list(islice(rows, _GROUP))
+    while group or not shards:
+        shards.append(target / f"{len(shards)}.parquet")
+        size = 0
+        with pq.ParquetWriter(shards[-1], described, compression="zstd") as file:
+            while group and size < options.shard_bytes:
+                table = pa.Table.from_pylist(group, schema=described)
+                file.write_table(table)
+                size, total = size + table.nbytes, total + table.num_rows
+                group = list(islice(rows, _GROUP))
+        weight += size
+    for number, shard in enumerate(shards):
+        shard.rename(target / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+    return Part(name, schema, total, weight, sum(path.stat().st_size for path in target.iterdir()))
