@@ -111,7 +111,10 @@ def card(facts: Mapping[str, Any], done: Exported, options: ExportOptions) -> st
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    writers = [one for one in facts["stages"] if "prompts" in one["facts"]]
+    writers = [
+        one for one in facts["stages"] if {"prompts", "revision"} <= one["facts"].keys() and "model" in one["config"]
+    ]
+    recipes = [one["config"]["recipe"] for one in facts["stages"] if "recipe" in one["config"]]
     return environment.get_template("card.md.j2").render(
         header=_header(done, options),
         parts=done.parts,
@@ -121,7 +124,7 @@ def card(facts: Mapping[str, Any], done: Exported, options: ExportOptions) -> st
         options=options,
         stages=facts["stages"],
         writers=writers,
-        recipe=writers[-1]["config"]["recipe"] if writers else "imported",
+        recipe=recipes[-1] if recipes else facts["stages"][-1]["stage"],
     )
 
 

@@ -33,7 +33,7 @@ class ReportConfig(StageConfig):
     )
 
 
-@stage(version=3)
+@stage(version=4)
 def report(
     out: Path,
     config: ReportConfig,
