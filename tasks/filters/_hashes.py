@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data.images import BadImage
 from data.progress import progress
 from tasks.features import Features
 from tasks.filters import World
@@ -63,7 +64,17 @@ def ingested(world: World, image_ids: set[str]) -> dict[str, int]:
     wanted = {image_id: world.pictures[image_id] for image_id in sorted(image_ids)}
 
     def opener(image_id: str) -> Callable[[], Image.Image]:
-        return lambda: open_image(world.images, wanted[image_id].uri)
+        def opened() -> Image.Image:
+            uri = wanted[image_id].uri
+            try:
+                return open_image(world.images, uri)
+            except (BadImage, OSError) as error:
+                raise ValueError(
+                    f"image {image_id!r} at {uri} could be read when it was ingested, but not now ({error}); run again"
+                    " with --rerun ingest"
+                ) from error
+
+        return opened
 
     of_bytes = {picture.sha256: opener(image_id) for image_id, picture in wanted.items()}
     found = hashes(of_bytes, world.resources.workers)

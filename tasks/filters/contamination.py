@@ -1,5 +1,6 @@
 """Images that are, by perceptual hash, in a benchmark's gallery: what is trained on them must not be measured on it."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from data.sources.folder import open_source
 from data.suggest import did_you_mean
 from tasks.filters import Filter, Measured, Row, World
 from tasks.filters._hashes import distances, hashes, ingested
+
+log = logging.getLogger(__name__)
 
 _BLOCK = 2**22  # pairs of hashes compared at a time
 Openers = Mapping[str, tuple[str, Callable[[], Image.Image]]]
@@ -87,9 +90,17 @@ def _images(gallery: str) -> Openers:
     """
     found: dict[str, tuple[str, Callable[[], Image.Image]]] = {}
     if Path(gallery).is_dir():
+        unreadable = []
         for item in open_source(Folder(path=Path(gallery))).items():
-            if item.location is not None and _opens(item.location):
-                found[file_digest(item.location)] = (f"{gallery}: {item.image_id}", partial(load_rgb, item.location))
+            if item.location is None or not _opens(item.location):
+                unreadable.append(item.image_id)
+                continue
+            found[file_digest(item.location)] = (f"{gallery}: {item.image_id}", partial(load_rgb, item.location))
+        if unreadable and found:
+            log.warning(
+                "contamination: in gallery %s files without a readable image were not compared: %d, for example %s",
+                gallery, len(unreadable), unreadable[0],
+            )  # fmt: skip
     else:
         benchmark = _benchmark(gallery)
         for image_id in benchmark.gallery:
@@ -111,4 +122,12 @@ def _opens(path: Path) -> bool:
 def _benchmark(gallery: str) -> Benchmark:
     name, _, rest = gallery.partition(":")
     split, _, root = rest.partition(":")
-    return load_benchmark(name, split or "val", **({"root": root} if root else {}))
+    try:
+        return load_benchmark(name, split or "val", **({"root": root} if root else {}))
+    except TypeError as error:
+        if root:
+            raise
+        raise ValueError(
+            f"contamination: gallery {gallery!r} has no root; give the folder that holds the benchmark:"
+            f" {name}:{split or 'val'}:FOLDER"
+        ) from error

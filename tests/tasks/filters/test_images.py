@@ -47,6 +47,12 @@ def test_a_copy_of_another_size_is_found(images: Artifact) -> None:
     assert none == (None, "no_target_image")
 
 
+def test_an_image_that_is_gone_is_named(images: Artifact) -> None:
+    (images.path.parent / "files" / "image-002.png").unlink()
+    with pytest.raises(ValueError, match=r"image 'image-002' at .* could be read when it was ingested, but not now"):
+        measured(same_picture.Config(), pair(0, 2), world=world(images))
+
+
 def test_hashes_are_computed_once(images: Artifact) -> None:
     opened = []
 
@@ -64,7 +70,7 @@ def test_hashes_are_computed_once(images: Artifact) -> None:
     assert distances(some, some).tolist() == [[0, bits], [bits, 0]]
 
 
-def test_an_image_of_a_gallery_is_found(images: Artifact, tmp_path: Path) -> None:
+def test_an_image_of_a_gallery_is_found(images: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     gallery = tmp_path / "gallery"
     gallery.mkdir()
     (tmp_path / "copy.jpg").rename(gallery / "theirs.jpg")
@@ -74,6 +80,7 @@ def test_an_image_of_a_gallery_is_found(images: Artifact, tmp_path: Path) -> Non
     assert [one.keep(each.value) for each in found] == [False, True, False]
     assert found[0].found.startswith("image-000 differs from ")
     assert "theirs.jpg" in found[0].found
+    assert "were not compared: 1, for example broken.jpg" in caplog.text
     before = one.facts()
     (gallery / "more.jpg").write_bytes((gallery / "theirs.jpg").read_bytes())
     assert one.facts() != before
@@ -98,6 +105,8 @@ def test_a_filter_without_a_gallery_is_refused(tmp_path: Path) -> None:
         contamination.Config(on=True)
     with pytest.raises(ValueError, match="neither a folder nor a benchmark; did you mean 'tiny_single'"):
         contamination.Config(galleries=("tiny_singel",))
+    with pytest.raises(ValueError, match="'cirr' has no root; give the folder that holds the benchmark: cirr:val:FOLD"):
+        contamination.Config(on=True, galleries=("cirr",)).facts()
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.txt").write_text("no image", encoding="ascii")
