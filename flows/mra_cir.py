@@ -90,7 +90,8 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
     with RECIPE.run(config, rerun, until) as run:
         images = ingest(config.ingest, resources=resources)
         tokens = encode(config.encode, images, resources=resources)
-        asked = config.rank.limited(config.sample.limit, config.sample.seed)
+        # Mining looks up what is near the targets, so it needs the others' rankings too.
+        asked = config.rank if config.mine.count else config.rank.limited(config.sample.limit, config.sample.seed)
         ranking = rank(asked, tokens, resources=resources)
         pairs = sample(config.sample, ranking)
         compared = windows(config.windows, ranking)
