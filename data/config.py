@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 
 class StageConfig(BaseModel):
@@ -26,6 +26,9 @@ class Resources(StageConfig):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     chunk: PositiveInt = Field(512, description="requests handed to the text generator per call")
     gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
+    feature_gb: NonNegativeFloat = Field(
+        200.0, description="disk for vision features while training; needing more, each step computes its own"
+    )
     tensor_parallel: PositiveInt = Field(1, description="GPUs that share one text generator")
     data_parallel: PositiveInt = Field(1, description="text generators side by side, each with its GPUs")
     endpoints: tuple[str, ...] = Field((), description="servers that the backend openai asks: http://host:8000/v1")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows.convert import convert
 from flows.estimate import execute_estimate
 from flows.evaluate import evaluate
 from flows.execute import execute, list_fields
@@ -83,6 +84,7 @@ app.command()(status)
 app.command()(explain)
 app.command()(score)
 app.command()(evaluate)
+app.command()(convert)
 app.command()(search)
 app.command()(export)
 app.add_typer(store, name="store")

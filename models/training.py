@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders import TrainableEncoder
+from models.gradients import Processes, TokenObjective, cached_gradients
 from models.losses import info_nce
 from models.similarity import maxsim
 
@@ -42,7 +43,8 @@ class Batch:
         reference: (B, P, W) vision features of the references.
         modifications: B texts.
         target: (B, P, W) vision features of the targets.
-        same_target: (B, B + K) bool, True where the image of column j, a target or a negative, is row i's target.
+        same_target: (B, B + K) bool, True where the image of column j, a target or a negative, is row i's target; of
+            the whole batch, also where the rows are one process's share.
         negatives: (K, P, W) vision features of hard negatives, wrong answers to every row but for `same_target`; None
             for none, K = 0.
     """
@@ -53,24 +55,49 @@ class Batch:
     same_target: Tensor
     negatives: Tensor | None = None
 
+    def part(self, rows: slice) -> "Batch":
+        """Some of the rows, to be encoded, without negatives; `same_target` stays whole."""
+        return Batch(self.reference[rows], self.modifications[rows], self.target[rows], self.same_target)
+
 
 Objective = Callable[[TrainableEncoder, Batch], Mapping[str, Tensor]]
 """From a batch to named losses, scalars in nats; their sum is minimised."""
 
 
-def composed_to_image(encoder: TrainableEncoder, batch: Batch) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class ComposedToImage:
     """MRA-CIR's loss: each composed query must find its target image among all targets of the batch.
 
     Similarity is the mean over query tokens of the greatest cosine among the target's. Other rows with the same target
     are right answers too and are no negatives. Hard negatives of any row are further wrong answers to all.
+
+    Attributes:
+        directions: "both" also asks each target for its query.
     """
-    query = encoder.query_tokens(batch.reference, batch.modifications)
-    target = encoder.image_tokens(batch.target)
-    negatives = None if batch.negatives is None else encoder.image_tokens(batch.negatives).tokens
-    loss = info_nce(
-        query.tokens, target.tokens, encoder.temperature, negatives=negatives, same_target=batch.same_target
-    )
-    return {"composed": loss}
+
+    directions: Literal["one", "both"] = "one"
+
+    def __call__(self, encoder: TrainableEncoder, batch: Batch) -> dict[str, Tensor]:
+        tokens = self.encode(encoder, batch)
+        if batch.negatives is not None:
+            tokens["negatives"] = encoder.image_tokens(batch.negatives).tokens
+        return self.losses(tokens, encoder.temperature, batch.same_target)
+
+    def encode(self, encoder: TrainableEncoder, batch: Batch) -> dict[str, Tensor]:
+        """Tokens of queries and targets, (B, T, D) each."""
+        query = encoder.query_tokens(batch.reference, batch.modifications)
+        return {"query": query.tokens, "target": encoder.image_tokens(batch.target).tokens}
+
+    def losses(self, tokens: Mapping[str, Tensor], temperature: Tensor, same_target: Tensor) -> dict[str, Tensor]:
+        """InfoNCE over all rows."""
+        loss = info_nce(
+            tokens["query"], tokens["target"], temperature, negatives=tokens.get("negatives"),
+            same_target=same_target, directions=self.directions,
+        )  # fmt: skip
+        return {"composed": loss}
+
+
+composed_to_image = ComposedToImage()
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: Schedule, epoch: int = 0) -> float:
@@ -141,6 +168,8 @@ class Trainer:
         clip: float,
         dtype: str,
         learn_temperature: bool = True,
+        cached_rows: int | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Take over an encoder; everything that `encoder.trainable()` does not name is frozen.
 
@@ -152,12 +181,22 @@ class Trainer:
             clip: greatest norm of the gradient.
             dtype: "float32", or "bfloat16" for an autocast in which the weights stay float32.
             learn_temperature: whether the temperature is trained with the rest.
+            cached_rows: rows encoded at once, by cached gradients; None: all.
+            processes: who shares the batches; None: nobody.
+
+        Raises:
+            TypeError: if the batch is to be taken in parts and the objective does not say how.
         """
         self.encoder = encoder
         self.objective = objective
         self.seed = seed
         self.clip = clip
         self.dtype = dtype
+        self.cached_rows = cached_rows
+        self.processes = processes or Processes()
+        self._whole = cached_rows is None and self.processes.size == 1
+        if not self._whole and not hasattr(objective, "encode"):
+            raise TypeError("a batch in parts needs an objective that encodes rows and then compares their tokens")
         self.weights: dict[str, nn.Parameter] = dict(encoder.trainable())
         if not learn_temperature:
             del self.weights["temperature"]
@@ -178,21 +217,7 @@ class Trainer:
             DivergedError: if the loss is not finite; the weights are then as before.
         """
         self.encoder.train()
-        drawn = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
-        torch.manual_seed(int.from_bytes(drawn[:7]))
-        try:
-            with self.autocast():
-                terms = self.objective(self.encoder, batch)
-        except ValueError as error:  # a loss refuses tokens that are not numbers, and says which
-            raise DivergedError(str(error)) from error
-        loss = torch.stack(list(terms.values())).sum()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss is {value} ({', '.join(f'{name} {float(term)}' for name, term in terms.items())})"
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(self._gradients(step, batch))
         nn.utils.clip_grad_norm_(self.weights.values(), self.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -200,6 +225,32 @@ class Trainer:
         with torch.no_grad():
             self.encoder.temperature.clamp_(*TEMPERATURES)
         return value
+
+    def _gradients(self, step: int, batch: Batch) -> Tensor:
+        """Leave the gradient of the whole batch's loss in the weights; return the loss."""
+        try:
+            if not self._whole:
+                return cached_gradients(
+                    self.encoder, cast(TokenObjective, self.objective), batch, list(self.weights.values()),
+                    rows=self.cached_rows, start=lambda part: self._seed(f"{step}/{part}"),
+                    processes=self.processes, autocast=self.autocast, check=_sum,
+                )  # fmt: skip
+            self._seed(str(step))
+            with self.autocast():
+                terms = self.objective(self.encoder, batch)
+        except DivergedError:
+            raise
+        except ValueError as error:  # a loss refuses tokens that are not numbers, and says which
+            raise DivergedError(str(error)) from error
+        loss = _sum(terms)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _seed(self, place: str) -> None:
+        """Set the seed of dropout from the run's and a place in it."""
+        drawn = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
+        torch.manual_seed(int.from_bytes(drawn[:7]))
 
     def autocast(self) -> torch.autocast:
         """The context in which the network computes in the trainer's dtype."""
@@ -223,6 +274,15 @@ class Trainer:
         """Continue from a state."""
         self.restore(state["weights"])
         self.optimiser.load_state_dict(dict(state["optimiser"]))
+
+
+def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the losses; a DivergedError if it is not finite."""
+    loss = torch.stack(list(terms.values())).sum()
+    if not math.isfinite(float(loss.detach())):
+        named = ", ".join(f"{name} {float(term.detach())}" for name, term in terms.items())
+        raise DivergedError(f"the loss is {float(loss.detach())} ({named})")
+    return loss
 
 
 def training_dtype(asked: str) -> str:

@@ -15,7 +15,7 @@ from data.artifact import Artifact
 from data.schemas import TRIPLETS
 from models.encoders import Encoder
 from models.training import Batch, Integers, ranks_of_targets
-from tasks.features import Features, Picture
+from tasks.features import Features, FreshFeatures, Picture
 
 # Images or queries per forward pass of a validation.
 VALIDATION_BATCH = 64
@@ -133,7 +133,9 @@ def _hash(image_id: str) -> str:
 class Examples:
     """The triplets of a split as batches of features."""
 
-    def __init__(self, split: Split, features: Features, pictures: Sequence[Picture], device: torch.device) -> None:
+    def __init__(
+        self, split: Split, features: Features | FreshFeatures, pictures: Sequence[Picture], device: torch.device
+    ) -> None:
         """Take the vision features of all the split's images, looked up by the images' bytes."""
         self.split = split
         self._features = features
@@ -145,8 +147,8 @@ class Examples:
         features = self._features.take([self._keys[image] for image in image_ids])
         return torch.from_numpy(features).to(self._device, torch.float32)
 
-    def batch(self, rows: Integers) -> Batch:
-        """Training triplets by their places."""
+    def batch(self, rows: Integers, share: slice = slice(None)) -> Batch:
+        """Training triplets by their places; of these, the ones in `share` are encoded here."""
         chosen = [self.split.training[row] for row in rows]
         targets = [triplet.target_id for triplet in chosen]
         number = {target: place for place, target in enumerate(dict.fromkeys(targets))}
@@ -154,9 +156,9 @@ class Examples:
         negatives = list(dict.fromkeys(image for triplet in chosen for image in triplet.negative_ids))
         others = torch.tensor([number.get(image, -1) for image in negatives], device=self._device, dtype=codes.dtype)
         return Batch(
-            reference=self.vision([triplet.reference_id for triplet in chosen]),
-            modifications=[triplet.modification for triplet in chosen],
-            target=self.vision(targets),
+            reference=self.vision([triplet.reference_id for triplet in chosen[share]]),
+            modifications=[triplet.modification for triplet in chosen[share]],
+            target=self.vision(targets[share]),
             same_target=torch.cat([codes, others]).unsqueeze(0) == codes.unsqueeze(1),
             negatives=self.vision(negatives) if negatives else None,
         )

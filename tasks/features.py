@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from models.encoders import ImageEncoder
+    from models.encoders import Encoder, ImageEncoder
 
 HalfFloats = npt.NDArray[np.float16]
 
@@ -111,6 +111,28 @@ class Features:
         self.shape = shape
         self._place.update((key, (len(self._parts), row)) for row, key in enumerate(keys))
         self._parts.append(array)
+
+
+class FreshFeatures:
+    """The same as `Features`, computed anew whenever they are asked for: no disk, and the price of the tower.
+
+    Attributes:
+        encoder: whose vision tower; it is left in evaluation mode.
+    """
+
+    def __init__(self, images: Artifact, rows: Sequence[Picture], encoder: "Encoder", resources: Resources) -> None:
+        self._images, self.encoder = images, encoder
+        self._rows = {row.sha256: row for row in rows}
+        self._pool = ThreadPoolExecutor(resources.workers)
+
+    def take(self, keys: Sequence[str]) -> HalfFloats:
+        """Features of some keys, (N, T, D), rounded as stored ones are."""
+        self.encoder.eval()
+        wanted = [self._rows[key] for key in dict.fromkeys(keys)]
+        images = list(self._pool.map(lambda row: _read(self._images, row), wanted))
+        found = _forward(self.encoder.vision_of, self.encoder.pixels(images), wanted)
+        place = {row.sha256: number for number, row in enumerate(wanted)}
+        return found[[place[key] for key in keys]]
 
 
 def compute(

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from data.artifact import write_atomically, write_table
 from models.encoders import TrainableEncoder
-from models.training import DivergedError, Trainer, composed_to_image, learning_rate, rows_of_step
+from models.gradients import Processes
+from models.training import ComposedToImage, DivergedError, Trainer, learning_rate, rows_of_step
+from tasks.cards import Origin, write_card
 from tasks.examples import Examples
 from tasks.train import HISTORY, TrainConfig
 
@@ -39,13 +43,21 @@ class SeedRun:
     """
 
     def __init__(
-        self, out: Path, config: TrainConfig, seed: int, encoder: TrainableEncoder, examples: Examples, dtype: str
+        self,
+        out: Path,
+        config: TrainConfig,
+        seed: int,
+        encoder: TrainableEncoder,
+        examples: Examples,
+        origin: Origin,
+        processes: Processes,
     ) -> None:
         self.out, self.config, self.seed, self.examples = out, config, seed, examples
-        self.encoder = encoder
+        self.encoder, self.origin, self.processes = encoder, origin, processes
         self.trainer = Trainer(
-            encoder, composed_to_image, seed=seed, weight_decay=config.weight_decay, clip=config.clip, dtype=dtype,
-            learn_temperature=config.learn_temperature,
+            encoder, ComposedToImage(config.directions), seed=seed, weight_decay=config.weight_decay,
+            clip=config.clip, dtype=origin.dtype, learn_temperature=config.learn_temperature,
+            cached_rows=config.cached_rows, processes=processes,
         )  # fmt: skip
         self.triplets = len(examples.split.training)
         self.steps = total_steps(config, self.triplets)
@@ -53,23 +65,33 @@ class SeedRun:
         self.rows: list[Row] = []
         self.best: tuple[int, float, dict[str, torch.Tensor]] = (0, -1.0, {})
         self.state = out / f"state-{seed}.pt"
+        self._curves: SummaryWriter | None = None
 
     def finish(self, advance: Callable[[int], None]) -> None:
         """Take all steps that are left, then write the checkpoint and the history, and drop the state."""
-        if self.state.exists():
+        if self.processes.agree(self.state.exists):
             self._continue()
             advance(self.step)
-        else:
+        self._draw_curves()
+        if not self.rows:
             self.rows.append(self._row(epoch=0, loss=None, rate=None))
             self._validate()
+            self._draw()
         while self.step < self.steps and not self._hopeless():
             self._take_step()
             advance(1)
+        if self._curves is not None:
+            self._curves.close()
+        if self.processes.rank == 0:
+            self._write()
+
+    def _write(self) -> None:
         write_table(history_file(self.out, self.seed), pa.Table.from_pylist(self.rows, schema=HISTORY), HISTORY)
         self.trainer.restore(self.best[2])
         unfinished = self.out / f".seed-{self.seed}"
         shutil.rmtree(unfinished, ignore_errors=True)
         self.encoder.save(unfinished)
+        write_card(unfinished, self.origin, self.config, self.seed, self.best[0], self.rows)
         os.rename(unfinished, self.out / f"seed-{self.seed}")  # a folder of this name is whole
         self.state.unlink(missing_ok=True)
 
@@ -79,7 +101,8 @@ class SeedRun:
         warmup = round(config.warmup * self.steps)
         rate = learning_rate(self.step, self.steps, config.learning_rate, warmup, config.schedule, epoch)
         try:
-            loss = self.trainer.step(self.step, self.examples.batch(rows), rate)
+            batch = self.examples.batch(rows, self.processes.share(len(rows)))
+            loss = self.trainer.step(self.step, batch, rate)
         except DivergedError as error:
             ids = ", ".join(self.examples.split.training[row].triplet_id for row in rows)
             raise ValueError(
@@ -93,6 +116,7 @@ class SeedRun:
             self._save()
         elif self.step % config.save_every == 0:
             self._save()
+        self._draw()
 
     def _row(self, epoch: int, loss: float | None, rate: float | None) -> Row:
         return {
@@ -101,14 +125,32 @@ class SeedRun:
         }  # fmt: skip
 
     def _validate(self) -> None:
-        self.encoder.eval()
-        with self.trainer.autocast():
-            ranks = self.examples.ranks(self.encoder)
+        ranks = self.processes.agree(self._ranks)
         recalls = {k: 100 * float(np.mean(ranks <= k)) for k in (1, 10)}
         self.rows[-1] |= {f"val_recall@{k}": value for k, value in recalls.items()}
         score = sum(recalls.values()) / 2
         if score > self.best[1]:
             self.best = (self.step, score, self.trainer.snapshot())
+
+    def _ranks(self) -> npt.NDArray[np.float64]:
+        self.encoder.eval()
+        with self.trainer.autocast():
+            return self.examples.ranks(self.encoder)
+
+    def _draw_curves(self) -> None:
+        """Open TensorBoard's file of this seed; what a killed run drew beyond its last saved state is cut off."""
+        if self.processes.rank == 0:
+            folder = self.out / "tensorboard" / f"seed-{self.seed}"
+            self._curves = SummaryWriter(str(folder), purge_step=self.step + 1 if self.rows else None)
+
+    def _draw(self) -> None:
+        """Add the last row of the history to TensorBoard's curves."""
+        if self._curves is None:
+            return
+        row = self.rows[-1]
+        for name in ("loss", "lr", "val_recall@1", "val_recall@10", "temperature"):
+            if row[name] is not None:
+                self._curves.add_scalar(name, row[name], row["step"])
 
     def _hopeless(self) -> bool:
         """Whether as many validations as `patience` have brought nothing."""
@@ -116,6 +158,8 @@ class SeedRun:
         return self.config.patience is not None and len(after) >= self.config.patience
 
     def _save(self) -> None:
+        if self.processes.rank > 0:
+            return
         state = {"step": self.step, "rows": self.rows, "best": self.best, "trainer": self.trainer.state()}
         write_atomically(self.state, lambda path: torch.save(state, path))
 

@@ -1,23 +1,36 @@
 """Train: fine-tune the Q-Former on triplets, once per seed, over features of the vision tower computed once."""
 
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from PIL import Image
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from data.artifact import Artifact, Counts, read_table, write_table
 from data.config import Resources, StageConfig
 from data.progress import progress
 from models.encoders import TrainableEncoder, load_encoder
 from tasks.encode import refuse_half_on_cpu
-from tasks.features import Features, compute, pictures
+from tasks.features import Features, FreshFeatures, Picture, compute, pictures
 from tasks.stage import NO_FACTS, stage
 
 if TYPE_CHECKING:
+    from tasks.cards import Origin
     from tasks.examples import Examples
+
+log = logging.getLogger(__name__)
 
 HISTORY = pa.schema(
     [
@@ -53,6 +66,10 @@ class TrainConfig(StageConfig):
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the Q-Former's hidden states and attention")] = 0.0
     temperature: PositiveFloat = Field(0.07, description="divides the cosines; the start, if it is learned")
     learn_temperature: bool = True
+    directions: Literal["one", "both"] = Field("one", description="both: targets also look for their queries")
+    cached_rows: PositiveInt | None = Field(
+        None, description="triplets encoded at once, by cached gradients: less memory, same loss; None: the batch"
+    )
     max_text_tokens: PositiveInt | None = Field(None, description="texts are cut here; None: the checkpoint's limit")
     validation: Share = Field(0.1, description="share of the references held out to choose the checkpoint")
     validation_gallery: PositiveInt = Field(1000, description="images that the validation ranks")
@@ -68,6 +85,12 @@ class TrainConfig(StageConfig):
             raise ValueError(f"seeds must differ from each other, got {seeds}")
         return seeds
 
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.cached_rows is not None and self.hard_negatives:
+            raise ValueError("cached_rows does not go with hard_negatives, which are not taken in parts: unset one")
+        return self
+
 
 def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact) -> dict[str, Any]:
     """What the key has to know: the dtype behind "auto". The weights are in the key of `tokens`."""
@@ -76,7 +99,7 @@ def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, token
     return {"dtype": training_dtype(config.dtype)}
 
 
-@stage(version=1, facts=train_facts)
+@stage(version=2, facts=train_facts)
 def train(
     out: Path,
     config: TrainConfig,
@@ -87,16 +110,17 @@ def train(
     facts: Mapping[str, Any] = NO_FACTS,
     resources: Resources,
 ) -> Counts:
-    """Write seed-<s>/, the best checkpoint of each seed in Hugging Face format, and history.parquet.
+    """Write seed-<s>/, the best checkpoint of each seed in Hugging Face format, history.parquet, and tensorboard/.
 
     The base checkpoint is the one that `tokens` were made with. Its vision tower is frozen and runs once over the
     images. The checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out references,
     the base checkpoint included. A killed run continues from its last saved state, with the same steps.
 
     Raises:
-        ValueError: if triplets and images do not belong together, or the loss is not finite: the message names the
-            triplets of the batch.
+        ValueError: if triplets and images do not belong together, hard negatives are wanted and there are none, or the
+            loss is not finite: the message names the triplets of the batch.
     """
+    from tasks.cards import Origin
     from tasks.examples import Examples, split_triplets  # torch takes seconds to import
     from tasks.seed_run import history_file, summary
 
@@ -107,11 +131,14 @@ def train(
     encoder = base_encoder(config, tokens, resources)
     history = out / "history.parquet"
     if not history.exists():
-        features = Features(out / "vision")
         wanted = [row for row in known if row.image_id in split.image_ids]
-        compute(features, images, wanted, encoder, encoder.vision_of, resources)
-        examples = Examples(split, features, known, encoder.device)
-        _train_seeds(out, config, encoder, examples, str(facts["dtype"]))
+        features = vision_features(out, images, wanted, encoder, resources)
+        inputs = {artifact.stage: artifact.key for artifact in (triplets, images, tokens)}
+        origin = Origin(
+            str(tokens.manifest["config"]["checkpoint"]), encoder.digest, inputs, len(split.training),
+            len(split.validation), str(facts["dtype"]),
+        )  # fmt: skip
+        train_seeds(out, config, encoder, Examples(split, features, known, encoder.device), origin)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
@@ -149,19 +176,47 @@ def base_encoder(config: TrainConfig, tokens: Artifact, resources: Resources) ->
     return encoder
 
 
-def _train_seeds(out: Path, config: TrainConfig, encoder: TrainableEncoder, examples: "Examples", dtype: str) -> None:
+def vision_features(
+    out: Path, images: Artifact, rows: Sequence[Picture], encoder: TrainableEncoder, resources: Resources
+) -> Features | FreshFeatures:
+    """Features of the frozen tower: computed once and kept on disk if they fit there, else at every step.
+
+    They are float16 either way, so that the steps are the same.
+    """
+    tokens, width = encoder.vision([Image.new("RGB", (32, 32))]).shape[1:]
+    wanted = len({row.sha256 for row in rows}) * tokens * width * 2 / 1e9
+    if wanted > resources.feature_gb:
+        log.warning(
+            "vision features of %d images would take %.1f GB, more than resources.feature_gb=%g: every step computes"
+            " those it needs, which is slower", len(rows), wanted, resources.feature_gb,
+        )  # fmt: skip
+        return FreshFeatures(images, rows, encoder, resources)
+    log.info("vision features of %d images are computed once and kept on disk: %.2f GB", len(rows), wanted)
+    features = Features(out / "vision")
+    compute(features, images, rows, encoder, encoder.vision_of, resources)
+    return features
+
+
+def train_seeds(
+    out: Path,
+    config: TrainConfig,
+    encoder: TrainableEncoder,
+    examples: "Examples",
+    origin: "Origin",
+) -> None:
     """Train every seed that has no checkpoint yet, each from the same weights."""
     import torch
 
+    from models.gradients import Processes
     from tasks.seed_run import SeedRun, total_steps
 
+    processes = Processes()
     start = {name: weights.detach().clone() for name, weights in encoder.trainable()}
     steps = total_steps(config, len(examples.split.training))
-    finished = sum((out / f"seed-{seed}").exists() for seed in config.seeds)
+    todo = processes.agree(lambda: [seed for seed in config.seeds if not (out / f"seed-{seed}").exists()])
+    finished = len(config.seeds) - len(todo)
     with progress(steps * len(config.seeds), "steps", steps * finished) as advance, torch.random.fork_rng():
-        for seed in config.seeds:
-            if (out / f"seed-{seed}").exists():
-                continue
+        for seed in todo:
             for name, weights in encoder.trainable():
                 weights.data.copy_(start[name])
-            SeedRun(out, config, seed, encoder, examples, dtype).finish(advance)
+            SeedRun(out, config, seed, encoder, examples, origin, processes).finish(advance)

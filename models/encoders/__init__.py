@@ -87,6 +87,10 @@ class Encoder(ImageEncoder, Protocol):
         """Write everything `load_encoder` needs, in Hugging Face format."""
         ...
 
+    def eval(self) -> Any:
+        """Switch dropout off."""
+        ...
+
 
 class TrainableEncoder(Encoder, Protocol):
     """An encoder as the training loop takes it: a torch module besides.
@@ -116,10 +120,6 @@ class TrainableEncoder(Encoder, Protocol):
 
     def train(self, mode: bool = True) -> Any:
         """Switch dropout on."""
-        ...
-
-    def eval(self) -> Any:
-        """Switch dropout off."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Train: what it writes, that a kill changes nothing, and what stops it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -69,7 +70,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, artifacts: dict[str, Arti
 
 def test_it_writes_a_checkpoint_per_seed_and_a_history(straight: tuple[Path, Counts]) -> None:
     out, counts = straight
-    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1"]
+    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1", "tensorboard"]
     history = read_table(out / "history.parquet", HISTORY).to_pylist()
     # 44 training triplets in batches of 11: 4 steps an epoch, 12 in all, and row 0 for the base checkpoint
     assert [(row["seed"], row["step"]) for row in history] == [(seed, step) for seed in (0, 1) for step in range(13)]
@@ -147,7 +148,7 @@ def test_kill_9_changes_nothing(tmp_path: Path, straight: tuple[Path, Counts], a
     for seed in ("seed-0", "seed-1"):
         before, after = (path / seed / "model.safetensors" for path in (straight[0], out))
         assert before.read_bytes() == after.read_bytes()
-    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1"]
+    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1", "tensorboard"]
 
 
 def test_killed_while_it_tidies_up(
@@ -162,7 +163,7 @@ def test_killed_while_it_tidies_up(
     (out / "vision").mkdir()
     counts = run(out, artifacts)
     assert counts == straight[1]
-    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1"]
+    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1", "tensorboard"]
 
 
 def test_validation_shares_no_reference_with_training(artifacts: dict[str, Artifact]) -> None:
@@ -286,3 +287,42 @@ def test_texts_that_are_too_long_are_counted(tmp_path: Path, artifacts: dict[str
 def test_the_facts_hold_the_resolved_dtype(artifacts: dict[str, Artifact]) -> None:
     assert train_facts(TrainConfig(dtype="float32"), **artifacts) == {"dtype": "float32"}
     assert train_facts(TrainConfig(), **artifacts)["dtype"] in ("float32", "bfloat16")
+
+
+def test_vision_features_beyond_the_budget_are_computed_at_every_step(
+    tmp_path: Path, straight: tuple[Path, Counts], artifacts: dict[str, Artifact], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = TrainConfig(**(SMALL | {"seeds": (0,)}))
+    facts, out = train_facts(settings, **artifacts), tmp_path / "out"
+    out.mkdir()
+    train.fn(out, settings, **artifacts, facts=facts, resources=RESOURCES.model_copy(update={"feature_gb": 0.0}))
+    assert "more than resources.feature_gb=0: every step computes" in caplog.text
+    stored = [row for row in read_table(straight[0] / "history.parquet", HISTORY).to_pylist() if row["seed"] == 0]
+    fresh = read_table(out / "history.parquet", HISTORY).to_pylist()
+    # The tower's last bits depend on how many images it sees at once.
+    assert [row["loss"] for row in fresh[1:]] == pytest.approx([row["loss"] for row in stored[1:]], abs=5e-3)
+
+
+def test_a_checkpoint_has_a_card_its_settings_and_curves(straight: tuple[Path, Counts]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, _ = straight
+    recipe = json.loads((out / "seed-1" / "training.yaml").read_text())  # JSON is YAML
+    assert recipe["config"]["seeds"] == [1]
+    assert recipe["config"]["learning_rate"] == 3e-3
+    assert set(recipe["inputs"]) == {"generate", "ingest", "encode"}
+    assert recipe["triplets"] == {"training": 44, "validation": 4}
+    card = (out / "seed-1" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert f"step {recipe['steps']['kept']} of 12 was kept" in card
+    history = [row for row in read_table(out / "history.parquet", HISTORY).to_pylist() if row["seed"] == 1]
+    best = next(row for row in history if row["step"] == recipe["steps"]["kept"])
+    base = history[0]
+    figures = [row[f"val_recall@{k}"] for row in (base, best) for k in (1, 10)]
+    assert "| " + " | ".join(f"{figure:.1f}" for figure in figures) + " |" in card
+    curves = EventAccumulator(str(out / "tensorboard" / "seed-1"))
+    curves.Reload()
+    assert [(event.step, pytest.approx(event.value)) for event in curves.Scalars("loss")] == [
+        (row["step"], row["loss"]) for row in history[1:]
+    ]
+    assert [event.step for event in curves.Scalars("val_recall@1")] == [0, 4, 8, 12]

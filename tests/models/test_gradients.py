@@ -1,0 +1,149 @@
+"""Gradients from parts and from several processes against those of the whole batch in one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.encoders.blip2 import Blip2Encoder
+from models.gradients import Processes
+from models.training import Batch, ComposedToImage, DivergedError, Trainer
+from tests.models.tiny_blip2 import noise_images, tiny_encoder
+
+TEXTS = ["make it red", "add a star", "two blue circle", "remove the square", "a", "it is not green", "red", "now"]
+
+
+def batch(encoder: Blip2Encoder) -> Batch:
+    """Eight rows; the second and the fifth have the same target."""
+    reference, target = (encoder.vision(noise_images(8, seed=place)) for place in (0, 1))
+    target[4] = target[1]
+    same = torch.eye(8, dtype=torch.bool)
+    same[1, 4] = same[4, 1] = True
+    return Batch(reference, TEXTS, target, same)
+
+
+def share(whole: Batch, processes: Processes) -> Batch:
+    return whole.part(processes.share(len(whole.modifications)))
+
+
+def trainer(encoder: Blip2Encoder, **options: object) -> Trainer:
+    settings: dict[str, object] = {"seed": 0, "weight_decay": 0.0, "clip": 1e9, "dtype": "float32"}
+    return Trainer(encoder, ComposedToImage("both"), **(settings | options))  # type: ignore[arg-type]
+
+
+def gradients(dropout: float = 0.0, **options: object) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of one step on the eight rows, or on this process's share of them."""
+    encoder = tiny_encoder()
+    encoder.set_dropout(dropout)
+    run = trainer(encoder, **options)
+    loss = run.step(3, share(batch(encoder), run.processes), 0.0)
+    return loss, {name: weight.grad for name, weight in run.weights.items() if weight.grad is not None}
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[float, dict[str, Tensor]]:
+    return gradients()
+
+
+@pytest.mark.parametrize("rows", [8, 4, 3, 1])  # 3: parts of unequal size
+def test_cached_gradients_are_those_of_the_whole_batch(rows: int, whole: tuple[float, dict[str, Tensor]]) -> None:
+    loss, found = gradients(cached_rows=rows)
+    assert loss == pytest.approx(whole[0], abs=1e-5)
+    assert found["temperature"].abs() > 0
+    assert_equal(found, whole[1])
+
+
+def test_dropout_is_the_same_in_both_passes() -> None:
+    """Otherwise the gradient would be that of no loss: it has to agree with finite differences of the loss."""
+    encoder = tiny_encoder()
+    encoder.set_dropout(0.3)
+    run = trainer(encoder, cached_rows=3)
+    data, weight = batch(encoder), encoder.model.query_tokens
+    run.step(0, data, 0.0)
+    slope = float(weight.grad.norm())
+    direction = 1e-3 * weight.grad / slope
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(direction, alpha=sign)
+        losses.append(run.step(0, data, 0.0))
+        with torch.no_grad():
+            weight.add_(direction, alpha=-sign)
+    assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(slope, rel=0.05)
+    assert run.step(1, data, 0.0) != run.step(0, data, 0.0)  # another step draws another dropout
+
+
+def test_a_nan_in_one_part_stops_the_step() -> None:
+    encoder = tiny_encoder()
+    run, data = trainer(encoder, cached_rows=2), batch(encoder)
+    data.reference[5] = torch.nan
+    before = run.snapshot()
+    with pytest.raises(DivergedError, match="row 5 of the batch"):
+        run.step(0, data, 1e-3)
+    assert all(torch.equal(before[name], value) for name, value in run.snapshot().items())
+
+
+def test_what_cannot_be_taken_in_parts_is_refused() -> None:
+    encoder = tiny_encoder()
+    with pytest.raises(TypeError, match="encodes rows and then compares"):
+        Trainer(encoder, lambda *_: {}, seed=0, weight_decay=0, clip=1, dtype="float32", cached_rows=2)
+    alone = Processes()
+    assert alone.share(7) == slice(0, 7)
+    alone.size = 2
+    with pytest.raises(ValueError, match="a batch of 7 cannot be shared evenly by 2 processes"):
+        alone.share(7)
+    run = trainer(encoder, cached_rows=4)
+    with pytest.raises(ValueError, match="1 processes with 4 rows each, but same_target speaks of 8"):
+        run.step(0, batch(encoder).part(slice(0, 4)), 0.0)
+
+
+CHILD = """
+import sys, torch
+torch.set_num_threads(1)
+from models.gradients import Processes
+from tests.models.test_gradients import gradients
+processes = Processes(cpu=True)
+assert torch.distributed.get_backend() == "gloo"
+found = [gradients(processes=processes, cached_rows=rows) for rows in (None, 3)]
+decided = processes.agree(lambda: processes.rank + 10)
+torch.save((processes.size, decided, found), f"{sys.argv[1]}/{processes.rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path, whole: tuple[float, dict[str, Tensor]]) -> None:
+    """Over gloo on the CPU, with four of the eight rows each, at once and in parts of three and one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        assert [child.wait(timeout=600) for child in children] == [0, 0]
+    finally:
+        for child in children:
+            child.kill()
+    for rank in (0, 1):
+        size, decided, found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert (size, decided) == (2, 10)
+        for loss, slopes in found:
+            assert loss == pytest.approx(whole[0], abs=1e-5)
+            assert_equal(slopes, whole[1])
