@@ -24,6 +24,14 @@ MANIFEST = "manifest.json"
 TEMPORARY = ".*.tmp"  # names of files that a killed process left half-written
 
 
+class DamagedFile(ValueError):  # noqa: N818  what there is, as in the message
+    """A file that was written whole is not what it was; `path` says which."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class Counts(BaseModel):
     """What became of a stage's input rows.
 
@@ -187,7 +195,9 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     same_schema(table.schema, schema, f"table for {path.name}")
     for column, field in zip(table.columns, schema, strict=True):
         _refuse_nulls(column, field, f"{path.name}: column {field.name!r}")
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_atomically(
+        path, lambda temporary: pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    )
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -195,16 +205,19 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not Parquet, or has other names, types or nullability; the difference is shown.
+        DamagedFile: if it is not Parquet, or a page has other bytes than were written.
+        ValueError: if it has other names, types or nullability; the difference is shown.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path}")
     try:
         # Not pq.read_table: it would read columns out of folder names such as "seed=0".
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             table = file.read()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk or the process, not of the file
+        raise DamagedFile(f"{path} is not a Parquet file: {error}", path) from error
     same_schema(table.schema, schema, str(path))
     return table.replace_schema_metadata(schema.metadata)
 

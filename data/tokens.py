@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data.artifact import write_atomically
+from data.artifact import DamagedFile, write_atomically
 from data.schemas import tokens_schema
 
 HalfFloats = npt.NDArray[np.float16]
@@ -60,7 +60,8 @@ def read_tokens(path: Path) -> tuple[list[str], HalfFloats]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a token file, or one with unequal token counts.
+        DamagedFile: if it is not a token file.
+        ValueError: if it is one with unequal token counts.
     """
     ids, array, mask = read_token_sets(path)
     if mask is not None:
@@ -100,10 +101,10 @@ def _batch(path: Path) -> tuple[pa.RecordBatch, int, int]:
         batches = reader.num_record_batches
         batch = reader.get_batch(0) if batches == 1 else None
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not an Arrow IPC file: {error}") from error
+        raise DamagedFile(f"{path} is not an Arrow IPC file: {error}", path) from error
     metadata = reader.schema.metadata or {}
     tokens, dim = (int(metadata.get(name, b"0")) for name in (b"tokens", b"dim"))
     known = () if tokens < 1 or dim < 1 else (tokens_schema(tokens, dim), tokens_schema(tokens, dim, masked=True))
     if batch is None or reader.schema not in known:
-        raise ValueError(f"{path} is not a token file: {batches} record batches of\n{reader.schema}")
+        raise DamagedFile(f"{path} is not a token file: {batches} record batches of\n{reader.schema}", path)
     return batch, tokens, dim

@@ -2,15 +2,17 @@
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from data.config import StageConfig
 from data.suggest import did_you_mean
+from flows.status import report_of, scores_of
 from tasks.runs import ActiveRun, check_stages, start_run
+from tasks.shown import show_run
 from tasks.stage import Stage
 
 C = TypeVar("C", bound=StageConfig)
@@ -36,9 +38,19 @@ class Recipe(Generic[C]):
     def stage_names(self) -> list[str]:
         return [stage.name for stage in self.stages]
 
-    def run(self, config: C, rerun: Sequence[str], until: str | None) -> AbstractContextManager[ActiveRun]:
-        """Record the flow's body as a run; `until` leaves it early. See `tasks.runs.start_run`."""
-        return start_run(self.name, self.stage_names, config, rerun, until)
+    @contextmanager
+    def run(self, config: C, rerun: Sequence[str], until: str | None) -> Iterator[ActiveRun]:
+        """Record the flow's body as a run, and show in Prefect what came of it; `until` leaves it early.
+
+        See `tasks.runs.start_run`.
+        """
+        active: ActiveRun | None = None
+        try:
+            with start_run(self.name, self.stage_names, config, rerun, until) as active:
+                yield active
+        finally:
+            if active is not None and active.record.state != "interrupted":  # else the process has to end at once
+                show_run(active.record, scores_of(active.record), report_of(active.record))
 
     def check(self, rerun: Sequence[str], until: str | None) -> list[str]:
         """What is wrong with the stages named on a command line."""

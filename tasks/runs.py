@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,10 @@ from data.config import StageConfig
 from data.suggest import did_you_mean
 from tasks.display import Display, choose_display
 from tasks.locks import hold, is_held
+from tasks.machine import machine
 from tasks.store import home
+
+log = logging.getLogger(__name__)
 
 StageState = Literal["ran", "cached", "failed", "interrupted", "pending", "running"]
 
@@ -44,6 +47,7 @@ class StageRecord(BaseModel):
     material: dict[str, Any] | None = None  # what the key is the digest of
     reason: str | None = None  # why it ran
     error: str | None = None
+    attempts: int = 0  # more than one if an error passed
 
 
 class RunRecord(BaseModel):
@@ -58,6 +62,7 @@ class RunRecord(BaseModel):
     rerun: list[str]
     until: str | None
     stages: list[StageRecord]
+    machine: dict[str, Any] = {}  # for a report of a fault: what it ran on, and with which versions
 
     def stage_in_hand(self) -> str | None:
         """The stage that was being worked on when the run ended, or is now."""
@@ -107,11 +112,12 @@ class ActiveRun:
             raise _Stop
 
     def begin(self, stage: str) -> StageRecord:
-        row = next((row for row in self.record.stages if row.stage == stage and row.state == "pending"), None)
-        if row is None:
-            row = StageRecord(stage=stage)
+        rows = [row for row in self.record.stages if row.stage == stage and row.state in ("pending", "failed")]
+        row = rows[0] if rows else StageRecord(stage=stage)
+        if not rows:
             self.record.stages.append(row)
-        row.state = "running"
+        row.state, row.error, row.seconds = "running", None, None
+        row.attempts += 1
         self._save()
         self.display.begin(stage)
         return row
@@ -134,16 +140,18 @@ class ActiveRun:
         row.state = "failed" if isinstance(error, Exception) else "interrupted"
         row.seconds = round(seconds, 3)
         row.error = describe(error)
-        self._save()
-        self._log(row, traceback="".join(traceback.format_exception(error)))
+        with _on_a_full_disk():
+            self._save()
+            self._log(row, traceback="".join(traceback.format_exception(error)))
         self.display.end(row)
 
     def end(self, state: Literal["completed", "failed", "interrupted"], error: BaseException | None = None) -> None:
         self.record.state = state
         self.record.ended = _now()
-        self._save()
-        if error is not None and self.record.stage_in_hand() is None:  # else the stage's line has it
-            self._log(None, error=describe(error), traceback="".join(traceback.format_exception(error)))
+        with _on_a_full_disk() if error is not None else nullcontext():
+            self._save()
+            if error is not None and self.record.stage_in_hand() is None:  # else the stage's line has it
+                self._log(None, error=describe(error), traceback="".join(traceback.format_exception(error)))
 
     def _save(self) -> None:
         write_json(self.folder / "run.json", self.record.model_dump(mode="json"))
@@ -226,6 +234,7 @@ def start_run(
         rerun=list(rerun),
         until=until,
         stages=[StageRecord(stage=stage) for stage in stages],
+        machine=machine(),
     )
     with ExitStack() as stack:
         stack.enter_context(hold(folder / "lock", waiting=lambda holder: None))
@@ -328,6 +337,15 @@ def _messages_to(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def _on_a_full_disk() -> Iterator[None]:
+    """Do not let an error be hidden by that it cannot be written down: its message is still printed."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("the run's record could not be written: %s", error)
 
 
 def _now() -> str:

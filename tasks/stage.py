@@ -1,4 +1,4 @@
-"""The decorator that turns a plain function into a stage; it alone knows Prefect and the store."""
+"""The decorator that turns a plain function into a stage; it and `tasks.shown` alone know Prefect."""
 
 import functools
 import inspect
@@ -11,16 +11,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, cast
 
-from data.artifact import Artifact, Counts, key_material, read_manifest, seal
+from data.artifact import Artifact, Counts, DamagedFile, key_material, read_manifest, seal
 from data.config import Resources, StageConfig
 from data.keys import digest
 from data.progress import reporting_to
 from tasks.locks import hold
-from tasks.runs import ActiveRun, StageRecord, current_run
+from tasks.passing import may_pass
+from tasks.runs import ActiveRun, StageRecord, current_run, describe
+from tasks.shown import ShownProgress, show_stage
 from tasks.store import Slot, faults, gate, home
 
 P = ParamSpec("P")
 Facts = Callable[..., Mapping[str, Any]]
+
+# What may pass is tried again after so many seconds, up to half of it more: an engine or a network needs a while.
+RETRY_SECONDS = (10, 60, 300)
 
 # Default of a stage's parameter `facts`, so that callers may leave it out: the decorator gives the real ones.
 NO_FACTS: Mapping[str, Any] = MappingProxyType({})
@@ -91,10 +96,16 @@ class Stage(Generic[P]):
         from prefect.states import Completed
 
         def execute(call: _Call) -> Any:
-            outcome = self._recorded(call)
+            outcome = self._recorded(call, shown=True)
             if outcome.state == "ran":
                 return outcome.artifact
             return Completed(name="Cached", message=f"key {outcome.artifact.key}", data=outcome.artifact)
+
+        def try_again(task: Any, task_run: Any, state: Any) -> bool:
+            passing = may_pass(state.data)
+            if passing and (run := current_run()) is not None:
+                run.display.say(f"{self.name}: {describe(state.data)}. This may pass: it is tried again in a while")
+            return passing
 
         named = task(
             name=self.name,
@@ -102,6 +113,10 @@ class Stage(Generic[P]):
             description=inspect.getdoc(self.fn),
             cache_policy=NO_CACHE,
             persist_result=False,
+            retries=len(RETRY_SECONDS),
+            retry_delay_seconds=list(RETRY_SECONDS),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=try_again,
         )
         wrapped: Callable[[_Call], Any] = named(execute)
         return wrapped
@@ -121,21 +136,24 @@ class Stage(Generic[P]):
                 raise TypeError(f"stage {self.name}: {name} is an Artifact, not {type(value).__name__}")
         return _Call(config, inputs, arguments)
 
-    def _recorded(self, call: _Call) -> Outcome:
+    def _recorded(self, call: _Call, shown: bool = False) -> Outcome:
+        """Obtain the artifact and write down what became of it; `shown`: within a Prefect task, for its pages too."""
         run = current_run()
         if run is None:
             return self._obtain(call, None, None)
         started = time.perf_counter()
         row = run.begin(self.name)
         try:
-            outcome = self._obtain(call, run, row)
+            outcome = self._obtain(call, run, row, shown)
         except BaseException as error:
             run.fail(row, error, time.perf_counter() - started)
             raise
         run.finish(row, outcome.state, outcome.artifact, time.perf_counter() - started)
+        if shown:
+            show_stage(run.record.recipe, row, outcome.artifact.counts.detail)
         return outcome
 
-    def _obtain(self, call: _Call, run: ActiveRun | None, row: StageRecord | None) -> Outcome:
+    def _obtain(self, call: _Call, run: ActiveRun | None, row: StageRecord | None, shown: bool = False) -> Outcome:
         facts = dict(self._facts(call.config, **call.inputs)) if self._facts else {}
         material = key_material(
             stage=self.name,
@@ -165,7 +183,7 @@ class Stage(Generic[P]):
             if row is not None:
                 row.reason = force or fault
             if force is not None or not slot.finish_sealed(contents):
-                self._work(slot, call, facts, contents, fresh=force is not None)
+                self._work(slot, call, facts, contents, force is not None, shown)
             return Outcome(Artifact(slot.sealed, self.name, slot.key, force is not None), "ran", force or fault)
 
     def _why_forced(self, call: _Call, run: ActiveRun | None) -> str | None:
@@ -174,14 +192,23 @@ class Stage(Generic[P]):
         anew = [source.stage for source in call.inputs.values() if source.forced]
         return f"{', '.join(anew)} was made anew by --rerun" if anew else None
 
-    def _work(self, slot: Slot, call: _Call, facts: dict[str, Any], contents: dict[str, str], fresh: bool) -> None:
+    def _work(
+        self, slot: Slot, call: _Call, facts: dict[str, Any], contents: dict[str, str], fresh: bool, shown: bool
+    ) -> None:
         _refuse_damaged(call.inputs)
-        out = slot.prepare(contents, fresh)
         run = current_run()
-        more = {"facts": facts} if self._takes_facts else {}
         started = time.perf_counter()
-        with reporting_to(run.display.reporter(self.name) if run is not None else None):
-            counts = cast(Callable[..., Counts], self.fn)(out, **call.arguments, **more)
+        out = slot.prepare(contents, fresh)
+        try:
+            counts = self._call(out, call, facts, shown)
+        except DamagedFile as error:
+            if out not in error.path.parents:
+                raise
+            (run.display.say if run is not None else print)(
+                f"{self.name}: a part that an earlier attempt left is damaged ({error}); the stage begins anew"
+            )
+            out = slot.prepare(contents, fresh=True)
+            counts = self._call(out, call, facts, shown)
         if not isinstance(counts, Counts):
             raise TypeError(f"stage {self.name} returned {type(counts).__name__}; a stage returns Counts")
         for name, source in call.inputs.items():
@@ -200,6 +227,16 @@ class Stage(Generic[P]):
         )
         assert sealed.key == slot.key
         slot.publish()
+
+    def _call(self, out: Path, call: _Call, facts: dict[str, Any], shown: bool) -> Counts:
+        """The function itself, its progress reported."""
+        run = current_run()
+        reporter = run.display.reporter(self.name) if run is not None else None
+        if shown and run is not None:
+            reporter = ShownProgress(run.record.recipe, self.name, reporter)
+        more = {"facts": facts} if self._takes_facts else {}
+        with reporting_to(reporter):
+            return cast(Callable[..., Counts], self.fn)(out, **call.arguments, **more)
 
 
 def stage(version: int = 1, facts: Facts | None = None) -> Callable[[Callable[Concatenate[Path, P], Counts]], Stage[P]]:

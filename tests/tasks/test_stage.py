@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from data.artifact import MANIFEST, Artifact, Counts
+from data.artifact import MANIFEST, Artifact, Counts, read_table, write_table
 from data.config import Resources, StageConfig
 from data.keys import digest
 from tasks.runs import RunError, load_run, recorded_runs
 from tasks.stage import NO_FACTS, Stage, stage
-from tasks.store import Slot
+from tasks.store import Slot, home
 from tests.tasks import counting
 from tests.tasks.counting import CountConfig, SumConfig, add, count, run_both
 
@@ -139,6 +140,30 @@ def test_half_written_files_of_a_killed_process_are_not_sealed(store: Path) -> N
     artifact = make_count(0)
     assert ".table.parquet.x1y2.tmp" not in artifact.manifest["files"]
     assert calls(artifact) == list("12345")  # part 0 was found
+
+
+def test_damaged_part_of_an_earlier_attempt_makes_the_stage_begin_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    class TableConfig(StageConfig):
+        pass
+
+    schema = pa.schema([pa.field("number", pa.int64(), nullable=False)])
+    obstacles = iter([ValueError("no power")])
+
+    @stage()
+    def tabulate(out: Path, config: TableConfig) -> Counts:
+        part = out / "parts" / "0.parquet"
+        if not part.exists():
+            write_table(part, pa.table({"number": [1, 2]}, schema=schema), schema)
+        for error in obstacles:
+            raise error
+        return Counts(read=2, kept=2, written=len(read_table(part, schema)))
+
+    with pytest.raises(ValueError, match="no power"):
+        tabulate.make(TableConfig())
+    (part,) = home().glob("partial/tabulate/*/parts/0.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    assert tabulate.make(TableConfig()).artifact.counts.written == 2
+    assert "tabulate: a part that an earlier attempt left is damaged" in capsys.readouterr().out
 
 
 def test_rerun_makes_the_stage_and_all_that_follows_anew_and_nothing_before() -> None:
