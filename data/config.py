@@ -35,3 +35,9 @@ class Resources(StageConfig):
     concurrency: PositiveInt = Field(64, description="requests under way at one endpoint")
     request_timeout: Annotated[float, Field(gt=0, description="seconds until an endpoint is asked again")] = 120.0
     patience: Annotated[float, Field(gt=0, description="seconds until a failing endpoint is left out")] = 60.0
+    spread: Literal["here", "threads", "dask", "ray"] = Field(
+        "here", description="where shards of encode and generate run: in this process, or on an engine of tasks"
+    )
+    spread_workers: PositiveInt = Field(2, description="workers that take shards")
+    cluster: str | None = Field(None, description="a running engine: tcp://host:8786 (dask), ray://host:10001 (ray)")
+    shard: PositiveInt = Field(4096, description="rows per shard, at least; 10 to 30 seconds of work")

@@ -1,5 +1,7 @@
 """The command line: `python -m flows`, from the root of the repository."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -7,13 +9,30 @@ import typer
 from flows.convert import convert
 from flows.estimate import execute_estimate
 from flows.evaluate import evaluate
-from flows.execute import execute, list_fields
+from flows.execute import USAGE, execute, list_fields
 from flows.explain import explain
 from flows.export import export
 from flows.score import score
 from flows.search import search
 from flows.status import status
 from flows.store_commands import store
+from tasks.store import home
+
+# Read by huggingface_hub, transformers and datasets when they are imported; processes started here inherit them.
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+def never_ask_a_hub() -> None:
+    """Switch every library below offline.
+
+    Raises:
+        RuntimeError: if one was imported already, and may have read its settings.
+    """
+    early = [name for name in ("huggingface_hub", "transformers", "datasets") if name in sys.modules]
+    if early and os.environ.get("HF_HUB_OFFLINE") != "1":
+        raise RuntimeError(f"{', '.join(early)} was imported before --offline could be settled; set HF_HUB_OFFLINE=1")
+    os.environ |= dict.fromkeys(_OFFLINE, "1")
+
 
 app = typer.Typer(
     help="From a folder of unlabelled images to a trained zero-shot composed image retriever.\n\n"
@@ -24,6 +43,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def before_all(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no hub for anything; what is not on this machine is an error.")
+    ] = False,
+) -> None:
+    """Settles what has to be known before any library is imported."""
+    if offline:
+        never_ask_a_hub()
+    try:
+        home()
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(USAGE) from None
 
 
 @app.command()
@@ -56,6 +91,7 @@ def run(
         float | None, typer.Option(help="Price of a GPU hour: the estimate and the report then speak of money.")
     ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print every setting with its default, and stop.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no hub for anything.")] = False,
 ) -> None:
     """Run a recipe; stages whose settings and inputs are unchanged come from the store.
 
@@ -69,6 +105,8 @@ def run(
 
       python -m flows run mra_cir --estimate --gpu-hour-price 2.50
     """
+    if offline:
+        never_ask_a_hub()
     settings = assignments or []
     if gpu_hour_price is not None:
         settings = [*settings, f"report.gpu_hour_price={gpu_hour_price}"]

@@ -10,6 +10,7 @@ from rich.table import Table
 from data.artifact import read_manifest
 from flows.tables import console
 from tasks.locks import hold
+from tasks.room import spelt
 from tasks.store import Slot, home
 from tasks.upkeep import (
     Holding,
@@ -179,15 +180,6 @@ def show_artifact(target: Annotated[str, typer.Argument(help="An artifact such a
     except LookupError as error:
         _stop(error)
     typer.echo(json.dumps({"folder": str(holding.folder), **read_manifest(holding.folder)}, indent=2))
-
-
-def spelt(size: float) -> str:
-    """Bytes in words: "1.5 GB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
 
 
 def _facts(holding: Holding) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Asking a model about images: from the ledger what was asked before, from the engine the rest, a chunk at a time."""
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from PIL import Image
 
 from data.config import Resources
 from data.images import BadImage
-from models.backends import BrokenOff, Opener, Request, Response, TextGenerator
+from models.backends import BrokenOff, Engine, Opener, Request, Response, Sampling, TextGenerator
+from models.checkpoints import Located
 from prompts import Prompt
 from tasks.ledger import Entry, Ledger
 from tasks.replies import Rejected, read_reply, shown_example
 from tasks.requests import Attempt, Outcome, Question, Terms
+from tasks.shards import spread
 
 # So many unreadable images and no readable one in a chunk: the fault is not in the images.
 _GONE = 8
@@ -91,7 +95,29 @@ class Asker:
             RuntimeError: if none of a chunk's images can be read any more.
         """
         with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="decode") as pool:
-            yield from _Session(self, prompt, questions, pool, choices).outcomes()
+            if self.resources.spread == "here":
+                yield from _Session(self, prompt, questions, pool, choices).outcomes()
+                return
+            for shard in self._answered_elsewhere(prompt, iter(questions), choices):
+                yield from _Session(self, prompt, shard, pool, choices).outcomes()
+
+    def _answered_elsewhere(
+        self, prompt: Prompt, questions: Iterator[Question], choices: tuple[str, ...]
+    ) -> Iterator[list[Question]]:
+        """Shards of questions whose answers workers have put into the ledger, where they are found next."""
+        work = partial(_ask_shard, self._opener, self.resources, self.ledger, self.retries, self._images_per_prompt)
+        shards = iter(lambda: list(islice(questions, self.resources.shard)), [])
+        jobs = ((self.terms.about(shard), prompt, shard, choices) for shard in shards)
+        try:
+            for (_, _, shard, _), figures in spread("generate shard", work, jobs, self.resources):
+                self.figures.asked += figures.asked
+                self.figures.reused -= figures.asked  # when they are read here, they have just been paid for
+                self.figures.engine_seconds += figures.engine_seconds
+                self.figures.start_seconds += figures.start_seconds
+                yield shard
+        finally:
+            while _engines:  # of threads; those of other processes end with them
+                _engines.pop().close()
 
     def generate(self, requests: list[Request]) -> list[Response]:
         """Let the engine answer, starting it if necessary."""
@@ -117,6 +143,45 @@ class Asker:
         if self._generator is not None:
             self._generator.close()
             self._generator = None
+
+
+def _ask_shard(
+    opener: Opener,
+    resources: Resources,
+    ledger: Path,
+    retries: int,
+    images_per_prompt: int,
+    job: tuple[Terms, Prompt, list[Question], tuple[str, ...]],
+) -> Figures:
+    """Put the answers to a shard of questions into the ledger, with an engine that stays for the worker's next."""
+    terms, prompt, questions, choices = job
+    alone = resources.model_copy(update={"spread": "here"})
+    asker = Asker(
+        terms, partial(_kept_engine, opener), alone,
+        ledger=ledger, retries=retries, images_per_prompt=images_per_prompt, record=lambda rows: None,
+    )  # fmt: skip
+    for _ in asker.ask(prompt, questions, choices):
+        pass
+    return asker.figures
+
+
+_kept = threading.local()
+_engines: list[TextGenerator] = []
+
+
+def _kept_engine(
+    opener: Opener, located: Located, sampling: Sampling, engine: Engine, resources: Resources, images_per_prompt: int
+) -> TextGenerator:
+    """The engine of this worker, which ends with it; another one's place is taken."""
+    wanted = (opener, located, sampling, engine, resources, images_per_prompt)
+    if getattr(_kept, "wanted", None) != wanted:
+        if hasattr(_kept, "generator"):
+            _kept.generator.close()
+            _engines.remove(_kept.generator)
+        _kept.generator, _kept.wanted = opener(located, sampling, engine, resources, images_per_prompt), wanted
+        _engines.append(_kept.generator)
+    generator: TextGenerator = _kept.generator
+    return generator
 
 
 class _Session:

@@ -1,6 +1,8 @@
 """Encode: from images, or their captions, to token sets, which ranking and training start from."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +17,16 @@ from data.schemas import IMAGES
 from data.tokens import HalfFloats, write_tokens
 from models.checkpoints import resolve
 from models.encoders import load_image_encoder
-from tasks.features import Features, compute, pictures
+from tasks.features import Features, Picture, compute, pictures
+from tasks.room import require_disk
+from tasks.shards import cut, spread
 from tasks.stage import NO_FACTS, stage
 from tasks.store import home
 
 if TYPE_CHECKING:
     from models.encoders import ImageEncoder
+
+_kept = threading.local()
 
 # Rows copied at a time from the feature folder into the artifact.
 CHUNK = 1024
@@ -81,13 +87,14 @@ def encode(
     features = Features(folder)
     computed = 0
     if features.missing(keys):
-        encoder = _load(config, facts, resources)
-        computed = compute(
-            features, images, rows, encoder, lambda pixels: encoder.image_tokens(encoder.vision_of(pixels)).tokens,
-            resources,
-        )  # fmt: skip
+        if resources.spread == "here":
+            computed = _compute(features, images, rows, _load(config, facts, resources), resources)
+        else:
+            computed = _spread(folder, images, config, facts, resources, rows, features.missing(keys))
+            features = Features(folder)
     assert features.shape is not None
     tokens, dim = features.shape
+    require_disk(out, 2 * 2 * len(rows) * tokens * dim, f"the tokens of {len(rows):,} images, twice while written,")
     _merge(out, [row.image_id for row in rows], keys, features)
     return Counts(
         read=len(rows),
@@ -119,6 +126,48 @@ def _captions(images: Artifact, captions: Artifact | None) -> tuple[int, list[tu
             " model write captions (the stage caption, a view's `caption`), take a source that gives them, or of=image"
         )
     return len(table), [(row["image_id"], row["caption"]) for row in rows]
+
+
+def _compute(
+    features: Features, images: Artifact, rows: Sequence[Picture], encoder: "ImageEncoder", resources: Resources
+) -> int:
+    """File the tokens of the images that have none; how many these were."""
+    return compute(
+        features, images, rows, encoder, lambda pixels: encoder.image_tokens(encoder.vision_of(pixels)).tokens,
+        resources,
+    )  # fmt: skip
+
+
+def _spread(
+    folder: Path,
+    images: Artifact,
+    config: EncodeConfig,
+    facts: Mapping[str, Any],
+    resources: Resources,
+    rows: Sequence[Picture],
+    absent: set[str],
+) -> int:
+    """The same by shards, wherever the resources send them."""
+    todo = list({row.sha256: row for row in rows if row.sha256 in absent}.values())
+    work = partial(_encode_shard, folder, images, config, dict(facts), resources)
+    with progress(len(rows), "images", len(rows) - len(todo)) as advance:
+        for shard, _ in spread("encode shard", work, cut(todo, resources), resources):
+            advance(len(shard))
+    return len(todo)
+
+
+def _encode_shard(
+    folder: Path,
+    images: Artifact,
+    config: EncodeConfig,
+    facts: Mapping[str, Any],
+    resources: Resources,
+    shard: Sequence[Picture],
+) -> int:
+    key = (digest(config.model_dump(mode="json")), digest(dict(facts)), resources.device)
+    if getattr(_kept, "key", None) != key:  # a worker loads a network once, not for every shard
+        _kept.encoder, _kept.key = _load(config, facts, resources), key
+    return _compute(Features(folder), images, shard, _kept.encoder, resources)
 
 
 def _encode_captions(

@@ -4,6 +4,7 @@ What is in a folder of features was computed by one network in one way; the fold
 are written whole and never changed, so a killed run loses the part in hand, and new images cost only themselves.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.artifact import TEMPORARY, Artifact
+from data.artifact import TEMPORARY, Artifact, DamagedFile
 from data.config import Resources
 from data.images import BadImage
 from data.keys import digest, file_digest
@@ -23,12 +24,15 @@ from data.progress import progress
 from data.schemas import IMAGES
 from data.tokens import read_tokens, write_tokens
 from tasks.ingest import open_image
+from tasks.room import require_disk
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
     from models.encoders import Encoder, ImageEncoder
+
+log = logging.getLogger(__name__)
 
 HalfFloats = npt.NDArray[np.float16]
 
@@ -58,6 +62,7 @@ class Features:
     Several processes may add to it at once; each sees what was there when it opened the folder, and its own parts.
 
     Attributes:
+        folder: where the parts lie.
         shape: (T, D), or None while the folder is empty.
     """
 
@@ -65,10 +70,10 @@ class Features:
         """Open the folder, or make it.
 
         Raises:
-            ValueError: if a part is damaged or its features have another shape than the others'.
+            ValueError: if a part's features have another shape than the others'.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self.folder = folder
         self._parts: list[HalfFloats] = []
         self._place: dict[str, tuple[int, int]] = {}
         self.shape: tuple[int, int] | None = None
@@ -86,14 +91,14 @@ class Features:
         """Write a part: (N, T, D) features of N distinct keys."""
         order = np.argsort(np.array(keys, dtype=object))
         ids = [keys[row] for row in order]
-        path = self._folder / f"{digest(ids)[:20]}.arrow"
+        path = self.folder / f"{digest(ids)[:20]}.arrow"
         write_tokens(path, ids, features[order])
         self._open(path)
 
     def take(self, keys: Sequence[str]) -> HalfFloats:
         """A copy of the features of some keys, (N, T, D), in their order; a KeyError names one that has none."""
         if self.shape is None:
-            raise KeyError(f"no features in {self._folder}")
+            raise KeyError(f"no features in {self.folder}")
         taken = np.empty((len(keys), *self.shape), dtype=np.float16)
         for row, key in enumerate(keys):
             part, place = self._place[key]
@@ -103,8 +108,11 @@ class Features:
     def _open(self, path: Path) -> None:
         try:
             keys, array = read_tokens(path)
-        except ValueError as error:
-            raise ValueError(f"{error}; remove this file, and its features are computed again") from error
+        except DamagedFile as error:
+            torn = path.with_suffix(".torn")
+            path.rename(torn)
+            log.warning("%s; it is set aside as %s, and its features are computed again", error, torn.name)
+            return
         shape = (array.shape[1], array.shape[2])
         if self.shape not in (None, shape):
             raise ValueError(f"{path} holds features of shape {shape}, the other parts of {self.shape}; remove it")
@@ -162,6 +170,7 @@ def compute(
 
     Raises:
         ValueError: naming an image that cannot be read any more, changed, or has features that are not finite.
+        OSError: after the first batch, if the disk has no room for all.
     """
     wanted = {row.sha256: row for row in rows}
     absent = features.missing(list(wanted))
@@ -169,6 +178,7 @@ def compute(
     batches = (todo[start : start + resources.batch_size] for start in range(0, len(todo), resources.batch_size))
     held: list[tuple[list[str], HalfFloats]] = []
     since = time.monotonic()
+    checked = False
 
     def flush() -> None:
         if held:
@@ -183,7 +193,11 @@ def compute(
         ahead = deque(prepare(batch) for batch in islice(batches, resources.workers + 1))
         while ahead:
             batch, pixels = ahead.popleft()
-            held.append(([row.sha256 for row in batch], _forward(forward, pixels.result(), batch)))
+            array = _forward(forward, pixels.result(), batch)
+            if not checked:  # by now it is known how large features are
+                require_disk(features.folder, array[0].nbytes * len(todo), f"the features of {len(todo):,} {unit}")
+                checked = True
+            held.append(([row.sha256 for row in batch], array))
             ahead.extend(prepare(following) for following in islice(batches, 1))
             if sum(array.nbytes for _, array in held) >= PART_BYTES or time.monotonic() - since >= PART_SECONDS:
                 flush()

@@ -1,7 +1,7 @@
 """What is asked of a model, and the identity of a request: the digest of all that decides its answer."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,11 @@ class Terms:
     def model(self) -> str:
         """The name in the provenance: a checkpoint's folder or its Hugging Face id."""
         return Path(self.located.path_or_id).name if self.located.local else self.located.path_or_id
+
+    def about(self, questions: Iterable[Question]) -> "Terms":
+        """The same with the pictures of some questions only, small enough to be sent to a worker."""
+        shown = {image_id for question in questions for image_id in question.image_ids}
+        return replace(self, pictures={image_id: self.pictures[image_id] for image_id in shown})
 
     def drawn(self, attempt: int) -> dict[str, Any]:
         """How the answer of this attempt is drawn."""

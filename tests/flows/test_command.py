@@ -17,6 +17,7 @@ from flows.overrides import ConfigError
 from flows.recipe import load_recipe, recipe_names
 from flows.server import settle_environment
 from tasks.runs import load_run, recorded_runs
+from tests.flows.runs import run_toy
 from tests.flows.toy import RECIPE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +176,21 @@ def test_demo_takes_the_defaults() -> None:
     listed = CliRunner().invoke(app, ["run", "mra_cir", "--fields"])
     assert "sample.low=51\nsample.high=60\n" in listed.stdout
     assert checked(recipe, listed.stdout.splitlines(), [], None) == config
+
+
+def test_offline_is_settled_before_any_library_reads_it(store: Path) -> None:
+    program = (
+        "import os, sys, flows.__main__ as command\n"
+        "command.app(['--offline', 'status'], standalone_mode=False) if 'huggingface_hub' not in sys.modules else 0\n"
+        "import huggingface_hub.constants as hub\n"
+        "print(hub.HF_HUB_OFFLINE, os.environ['TRANSFORMERS_OFFLINE'], os.environ['HF_DATASETS_OFFLINE'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    run_toy()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "True 1 1"
 
 
 def test_prefect_stays_quiet_and_at_home_unless_the_user_says_otherwise(

@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from data.artifact import MANIFEST, read_manifest
 from flows.__main__ import app
-from flows.store_commands import spelt
 from tasks.locks import hold
 from tasks.runs import RunError, load_run, recorded_runs, start_run
 from tasks.store import Slot
@@ -189,10 +188,6 @@ def test_ls_and_du_show_sizes_and_what_is_kept(store: Path) -> None:
     assert Path(folder).name == rows[1]["key"]
 
 
-def test_sizes_are_spelt() -> None:
-    assert [spelt(size) for size in (999, 1500, 21e9, 1.3e16)] == ["999 B", "1.5 kB", "21.0 GB", "13,000.0 TB"]
-
-
 def test_moved_store_keeps_every_hit(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_toy()
     called("pin", recorded_runs()[-1])
@@ -203,3 +198,11 @@ def test_moved_store_keeps_every_hit(store: Path, tmp_path: Path, monkeypatch: p
     assert called("verify")[0] == 0
     assert called("gc", "--keep", "0")[0] == 0
     assert stored(tmp_path / "elsewhere") == {"count": 1, "double": 1, "score": 1}
+
+
+def test_store_that_cannot_keep_its_promises_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIRQUE_HOME", "s3://bucket/cirque")
+    result = CliRunner().invoke(app, ["status"])
+    assert result.exit_code == 2
+    assert "CIRQUE_HOME=s3://bucket/cirque is no folder" in result.stderr
+    assert "locks" in result.stderr
