@@ -1,0 +1,184 @@
+"""A recipe's command as a subject for faults, and the kinds of fault that are no kills."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.fault_checks import broken_invariants
+from tasks.runs import RunRecord, load_run, recorded_runs
+from tasks.upkeep import damage, holdings
+
+ROOT = Path(__file__).resolve().parents[1]
+_PATIENCE = 3600.0
+
+
+class Broken(Exception):  # noqa: N818  as the verdict is spelt
+    """A fault was not survived; the message says what is wrong."""
+
+
+class Subject:
+    """A command that runs a recipe, and its store."""
+
+    def __init__(self, command: Sequence[str], home: Path) -> None:
+        self.command, self.home = list(command), home
+
+    def start(self, *more: str) -> "subprocess.Popen[str]":
+        self.home.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(
+            [*self.command, *more], cwd=ROOT, env={**os.environ, "CIRQUE_HOME": str(self.home)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def finish(self, *more: str) -> float:
+        """Run to the end and give the seconds; Broken if it fails."""
+        began = time.perf_counter()
+        process = self.start(*more)
+        _, said = process.communicate(timeout=_PATIENCE)
+        if process.returncode:
+            raise Broken(f"the command ended with {process.returncode}: {said.strip()[-600:]}")
+        return time.perf_counter() - began
+
+    def kill_after(self, seconds: float, *more: str) -> bool:
+        """Kill it dead after so many seconds; False if it was done before. Broken if a process outlives it."""
+        process = self.start(*more)
+        try:
+            process.communicate(timeout=seconds)
+            return False
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        deadline = time.monotonic() + 60
+        while left := _of_session(process.pid):
+            if time.monotonic() > deadline:
+                raise Broken(f"processes {left} outlived the command that was killed")
+            time.sleep(0.2)
+        return True
+
+    @property
+    def last(self) -> RunRecord:
+        with self.at_home():
+            return load_run(recorded_runs()[-1])
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        before = os.environ.get("CIRQUE_HOME")
+        os.environ["CIRQUE_HOME"] = str(self.home)
+        try:
+            yield
+        finally:
+            os.environ.pop("CIRQUE_HOME")
+            if before is not None:
+                os.environ["CIRQUE_HOME"] = before
+
+    def check(self) -> None:
+        """Broken if an invariant of the store is."""
+        if found := broken_invariants(self.home):
+            raise Broken("; ".join(found[:5]))
+
+
+class NotTried(Exception):  # noqa: N818  nothing went wrong
+    """This machine does not allow the fault; the message says why."""
+
+
+def truncated_part(subject: Subject, draw: random.Random) -> int:
+    """Cut the largest file of an interrupted attempt in half."""
+    for _ in range(60):
+        subject.kill_after(draw.uniform(0.5, 20))
+        parts = [
+            path for path in (subject.home / "partial").rglob("*.*") if path.is_file() and path.stat().st_size > 99
+        ]
+        if parts := [path for path in parts if path.suffix in (".parquet", ".arrow")]:
+            victim = max(parts, key=lambda path: (path.stat().st_size, path.name))
+            os.truncate(victim, victim.stat().st_size // 2)
+            return 0
+        if subject.last.state == "completed":
+            subject.finish("--rerun", draw.choice([row.stage for row in subject.last.stages]))
+            shutil.rmtree(subject.home)
+    raise NotTried("no kill left a part")
+
+
+def deleted_artifact(subject: Subject, draw: random.Random) -> int:
+    """Remove a finished artifact."""
+    subject.finish()
+    shutil.rmtree(draw.choice(holdings(subject.home)).folder)
+    return 0
+
+
+def flipped_byte(subject: Subject, draw: random.Random) -> int:
+    """Change one byte of a finished artifact; verification has to name it."""
+    subject.finish()
+    holding = draw.choice([one for one in holdings(subject.home) if one.kind == "store"])
+    path = draw.choice(sorted(path for path in holding.folder.rglob("*") if path.is_file() and path.stat().st_size))
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 0x01
+    path.write_bytes(content)
+    if not damage(holding):
+        raise Broken(f"a flipped byte of {path.relative_to(subject.home)} was not noticed")
+    command = [sys.executable, "-m", "flows", "store", "verify", "--discard"]
+    environment = {**os.environ, "CIRQUE_HOME": str(subject.home)}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if found.returncode != 1 or holding.key[:12] not in found.stdout:
+        raise Broken(f"`store verify` said {found.stdout!r}")
+    return 0
+
+
+def two_at_once(subject: Subject, draw: random.Random) -> int:
+    """Two commands on one empty store."""
+    both = [subject.start(), subject.start()]
+    said = [process.communicate(timeout=_PATIENCE)[1] for process in both]
+    for process, text in zip(both, said, strict=True):
+        if process.returncode:
+            raise Broken(f"one of two ended with {process.returncode}: {text.strip()[-600:]}")
+    return 0
+
+
+def full_disk(subject: Subject, draw: random.Random) -> int:
+    """A store on a file system that is too small, then large enough."""
+    subject.home.mkdir(parents=True)
+    options = ["mount", "-t", "tmpfs", "-o", "size=160k,mode=755", "tmpfs", str(subject.home)]
+    mounted = subprocess.run(options, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        raise NotTried(f"no tmpfs can be mounted here ({mounted.stderr.strip()})")
+    elsewhere = subject.home.with_name("full_disk_kept")
+    try:
+        process = subject.start()
+        _, said = process.communicate(timeout=_PATIENCE)
+        if process.returncode == 0:
+            raise Broken("the run ended well on a disk that cannot hold it")
+        if "o space left" not in said:
+            raise Broken(f"the message does not speak of the disk: {said.strip()[-600:]}")
+        subprocess.run(["mount", "-o", "remount,size=4g", str(subject.home)], check=True)
+        subject.finish()
+        subject.check()
+        shutil.copytree(subject.home, elsewhere)
+    finally:
+        subprocess.run(["umount", "-l", str(subject.home)], check=True)
+    shutil.rmtree(subject.home)
+    elsewhere.rename(subject.home)
+    return 0
+
+
+OTHERS = {
+    "truncated_part": truncated_part, "deleted_artifact": deleted_artifact, "flipped_byte": flipped_byte,
+    "two_at_once": two_at_once, "full_disk": full_disk,
+}  # fmt: skip
+
+
+def _of_session(leader: int) -> list[int]:
+    """Living processes of a session; what waits to be reaped is dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
