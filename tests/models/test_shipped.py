@@ -1,6 +1,7 @@
 """The checkpoints that come with the repository: whole, small, and as good as their cards say."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,15 @@ def test_the_mllm_answers_as_well_as_its_card_says() -> None:
     marks = marks_of_the_card()
     generator = load_backend("vllm")(resolve("tiny_llava"), Sampling(), Engine(), Resources(), 2)
     percent = {}
+    told = []
     try:
         for task in BARS:
             asked = questions(task, 40, seed=1)
-            responses = generator.generate([request(question, task, i) for i, question in enumerate(asked)])
+            requests = [request(question, task, i) for i, question in enumerate(asked)]
+            if task == "judge":
+                requests = [replace(one, choices=("yes", "no")) for one in requests]
+            responses = generator.generate(requests)
+            told += [(response.text, response.probabilities) for response in responses if task == "judge"]
             right = 0
             for question, response in zip(asked, responses, strict=True):
                 reply = read_reply(response.text, response.finish_reason, tuple(question.answer))
@@ -62,3 +68,7 @@ def test_the_mllm_answers_as_well_as_its_card_says() -> None:
     finally:
         generator.close()
     assert {task: mark for task, mark in percent.items() if mark < marks[task] - 20} == {}
+    for text, probabilities in told:  # the word is the likelier one, at temperature 0
+        assert probabilities is not None
+        assert sum(probabilities) == pytest.approx(1)
+        assert ("yes" in text) == (probabilities[0] > probabilities[1])
