@@ -25,7 +25,7 @@ from data.config import Resources
 from data.metrics import bootstrap_interval
 from data.schemas import SCORES, TRIPLETS, VERDICTS
 from data.tiny_lessons import Lesson, is_right
-from data.tiny_world import pool_scene
+from data.tiny_random_edits import pool_scene
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
 from tasks.filter import FilterConfig, filter, read_yields

@@ -32,7 +32,8 @@ from data.artifact import Artifact, Counts, seal, write_table
 from data.config import Resources
 from data.images import load_rgb
 from data.schemas import IMAGES, PAIRS
-from data.tiny_world import png, pool_scene
+from data.tiny_drawing import png
+from data.tiny_random_edits import pool_scene
 from flows.mra_cir import MraCir
 from models.backends import Request, Response, Sampling, TextGenerator
 from models.backends.vllm import VllmGenerator

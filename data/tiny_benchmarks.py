@@ -18,19 +18,11 @@ from PIL import Image
 
 from data.benchmarks import Benchmark, Query
 from data.keys import digest
+from data.tiny_drawing import draw
+from data.tiny_edits import KINDS, Edit, Pattern, apply_edits, scene_distance
 from data.tiny_language import TYPED, modification, read_modification
-from data.tiny_world import (
-    KINDS,
-    Edit,
-    Pattern,
-    Scene,
-    apply_edits,
-    draw,
-    edited,
-    random_edit,
-    random_scene,
-    scene_distance,
-)
+from data.tiny_random_edits import edited, random_edit
+from data.tiny_world import Scene, random_scene
 
 SPLITS = ("val", "test")
 SUBSET = 5  # as CIRR: six members, the reference taken out

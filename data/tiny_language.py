@@ -12,24 +12,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from data.tiny_world import (
-    BACKGROUNDS,
-    COLOURS,
-    DOMAIN,
-    MAX_THINGS,
-    POSITIONS,
-    SHAPES,
-    Edit,
-    Look,
-    Pattern,
-    Scene,
-    Thing,
-    exactly,
-    fits,
-    look,
-    look_of,
-    paired,
-)
+from data.tiny_edits import Edit, Look, Pattern, exactly, fits, look, look_of, paired
+from data.tiny_world import BACKGROUNDS, COLOURS, DOMAIN, MAX_THINGS, POSITIONS, SHAPES, Scene, Thing
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}

@@ -16,8 +16,11 @@ from PIL import Image
 from data.artifact import write_json
 from data.benchmarks import Benchmark, Query, genecis, tiny_multi, tiny_single
 from data.benchmarks.fashioniq import CATEGORIES
+from data.tiny_drawing import draw
+from data.tiny_edits import Pattern, apply_edits
 from data.tiny_language import phrase
-from data.tiny_world import Pattern, Scene, apply_edits, draw, edited, random_edit, random_scene
+from data.tiny_random_edits import edited, random_edit
+from data.tiny_world import Scene, random_scene
 
 CANVAS = (180, 140)  # of a GeneCIS picture, in which the scene lies
 # CIRCO's semantic aspects that the tiny world's kinds of edit come nearest to; two of the nine have none.

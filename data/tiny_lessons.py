@@ -11,29 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from data import tiny_language as language
-from data.tiny_world import (
-    BACKGROUNDS,
-    DOMAIN,
+from data.tiny_edits import (
     KINDS,
-    POSITIONS,
     Edit,
     InapplicableError,
-    Scene,
-    Thing,
     apply_edits,
     difference,
-    edited,
     fits,
-    free_positions,
     holds,
-    is_held_out,
     look,
     look_of,
-    random_edit,
-    random_edits,
-    random_scene,
     scene_distance,
 )
+from data.tiny_random_edits import edited, random_edit, random_edits
+from data.tiny_world import BACKGROUNDS, DOMAIN, POSITIONS, Scene, Thing, free_positions, is_held_out, random_scene
 
 TASKS = (
     "caption",

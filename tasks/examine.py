@@ -19,9 +19,11 @@ from data.artifact import Artifact, Counts, write_json
 from data.config import Resources, StageConfig
 from data.metrics import bootstrap_interval
 from data.progress import progress
+from data.tiny_drawing import draw
+from data.tiny_edits import difference
 from data.tiny_language import caption
 from data.tiny_lessons import IN_BOTH_SETS, SECOND, TASKS, Lesson, is_right, lesson, siblings
-from data.tiny_world import Scene, difference, draw
+from data.tiny_world import Scene
 from models.backends import Engine, Request, Sampling, load_backend
 from models.checkpoints import Located, folder_revision
 from tasks.lessons import rendered

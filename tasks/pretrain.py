@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from data.artifact import Counts
 from data.config import StageConfig
 from data.progress import progress
+from data.tiny_edits import KINDS
 from data.tiny_language import TRAINED, caption, modification
 from data.tiny_lessons import twins
-from data.tiny_world import KINDS, Scene, edited, is_held_out, random_edits, random_scene
+from data.tiny_random_edits import edited, random_edits
+from data.tiny_world import Scene, is_held_out, random_scene
 from models import tiny
 from models.encoders.blip2 import Blip2Encoder
 from tasks.see import adamw, cosine_lr, drawn

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from data.artifact import Counts
 from data.config import StageConfig
 from data.progress import progress
-from data.tiny_world import BACKGROUNDS, DOMAIN, POSITIONS, Scene, draw, random_scene
+from data.tiny_drawing import draw
+from data.tiny_world import BACKGROUNDS, DOMAIN, POSITIONS, Scene, random_scene
 from models import tiny
 from tasks.stage import stage
 

@@ -2,7 +2,7 @@
 
 from data.benchmarks import Benchmark
 from data.tiny_benchmarks import Plan, make
-from data.tiny_world import KINDS
+from data.tiny_edits import KINDS
 
 # Negations, counts and additions leave something open and come more often.
 PLAN = Plan(

@@ -2,7 +2,7 @@
 
 from data.benchmarks import Benchmark
 from data.tiny_benchmarks import Plan, make
-from data.tiny_world import KINDS
+from data.tiny_edits import KINDS
 
 PLAN = Plan(groups=130, variants=15, queries=5, kinds=KINDS, single=True)
 METRICS = ("recall@1", "recall@5", "recall@10", "recall@50", "subset_recall@1", "subset_recall@2", "subset_recall@3")

@@ -9,7 +9,8 @@ from pydantic import PositiveInt
 from data.config import StageConfig
 from data.keys import digest
 from data.sources import Item
-from data.tiny_world import png, pool, pool_scene
+from data.tiny_drawing import png
+from data.tiny_random_edits import pool, pool_scene
 
 
 class Config(StageConfig):

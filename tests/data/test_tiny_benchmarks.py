@@ -3,8 +3,8 @@
 import pytest
 
 from data.benchmarks import Benchmark, load_benchmark
+from data.tiny_edits import KINDS
 from data.tiny_language import HELD_OUT_PHRASES, TRAINED, read_modification
-from data.tiny_world import KINDS
 
 
 @pytest.fixture(scope="module", params=["tiny_single", "tiny_multi"])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.tiny_edits import KINDS, Edit, apply_edits, look
 from data.tiny_language import (
     HELD_OUT_PHRASES,
     STYLES,
@@ -19,7 +20,8 @@ from data.tiny_language import (
     read_clause,
     read_modification,
 )
-from data.tiny_world import KINDS, Edit, Scene, Thing, apply_edits, draw_scene, edited, look, random_edit, random_scene
+from data.tiny_random_edits import draw_scene, edited, random_edit
+from data.tiny_world import Scene, Thing, random_scene
 
 SCENE = Scene(
     "white",

@@ -7,32 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.tiny_world import (
-    DOMAIN,
-    HELD_OUT,
+from data.tiny_drawing import draw, png
+from data.tiny_edits import (
     KINDS,
-    POSITIONS,
     Edit,
     InapplicableError,
     Pattern,
-    Scene,
-    Thing,
     apply_edits,
     difference,
-    draw,
-    edited,
     exactly,
     holds,
-    is_held_out,
     look,
     look_of,
-    png,
-    pool,
-    pool_scene,
-    random_edit,
-    random_scene,
     scene_distance,
 )
+from data.tiny_random_edits import edited, pool, pool_scene, random_edit
+from data.tiny_world import DOMAIN, HELD_OUT, POSITIONS, Scene, Thing, is_held_out, random_scene
 
 CIRCLE = Thing("top left", "circle", "red", "large", "plain")
 STAR = Thing("center", "star", "green", "small", "striped")

@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from data.images import load_rgb
-from data.tiny_world import png, pool
+from data.tiny_drawing import png
+from data.tiny_random_edits import pool
 from flows.__main__ import app
 from models.encoders import load_encoder
 from tests.models.reference import score

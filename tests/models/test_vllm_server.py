@@ -18,7 +18,8 @@ from PIL import Image
 
 import prompts
 from data.config import Resources
-from data.tiny_world import draw, pool_scene
+from data.tiny_drawing import draw
+from data.tiny_random_edits import pool_scene
 from models.backends import Engine, Request, Sampling, load_backend, locate_model
 
 ROOT = Path(__file__).parents[2]

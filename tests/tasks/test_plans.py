@@ -15,7 +15,7 @@ import prompts
 from data.artifact import Artifact, write_table
 from data.config import Resources
 from data.schemas import GENERATIONS, IMAGES, REJECTED, TRIPLETS
-from data.tiny_world import KINDS
+from data.tiny_edits import KINDS
 from models.backends import Request
 from tasks.generate import generate
 from tasks.plans import ANY, EDIT_TYPES, GenerateConfig
