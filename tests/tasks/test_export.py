@@ -27,7 +27,7 @@ COUNTS = Counts(read=3, kept=2, dropped={"empty": 1}, written=2)
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # read when it was imported
 
 
 def _photos(tmp_path: Path) -> Path:
