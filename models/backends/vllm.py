@@ -307,7 +307,9 @@ def _arguments(
         return arguments | {"gpu_memory_utilization": resources.gpu_memory}
     space = os.environ.get("VLLM_CPU_KVCACHE_SPACE")  # in GiB, vLLM's own variable
     room = int(space) * _GIB if space else _cpu_cache_bytes(located)
-    return arguments | {"enforce_eager": True, "kv_cache_memory_bytes": room}
+    # A prompt that is split over two steps makes vLLM turn its request's generator back, which no CPU generator can.
+    whole = {"enable_chunked_prefill": False}
+    return arguments | whole | {"enforce_eager": True, "kv_cache_memory_bytes": room}
 
 
 def _cpu_cache_bytes(located: Located) -> int:
