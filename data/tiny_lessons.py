@@ -198,7 +198,7 @@ def _instruction(rng: random.Random) -> Lesson:
         if target is not None and not any(is_held_out(t) for t in target.things):
             break
     before, after = language.captions_alike(scene, target, rng)
-    instruction = language.modification([edit], scene, rng, rng.choice(language.STYLES))
+    instruction = language.modification([edit], scene, rng, rng.choice(language.TYPED))
     answer = {"instruction": instruction, "modified_caption": after}
     fields = {"edit_type": kind, "caption": before}
     return Lesson("instruct_cir/instruction", (), fields, answer, scene)

@@ -1,0 +1,54 @@
+"""Teaching the small MLLM: from nothing, and on from a checkpoint."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlavaForConditionalGeneration
+
+from data.artifact import Artifact
+from data.config import Resources
+from models import tiny
+from tasks.lessons import mix_at
+from tasks.teach import TeachConfig, teach, teach_facts
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("seen")
+    tiny.tower().save_pretrained(folder / "tower")
+    return Artifact(folder, "see", "0" * 64)
+
+
+def taught(folder: Path, config: TeachConfig, seen: Artifact) -> tuple[int, LlavaForConditionalGeneration]:
+    folder.mkdir()
+    counts = teach.fn(folder, config, seen, resources=Resources(workers=1))
+    return counts.read, LlavaForConditionalGeneration.from_pretrained(folder / "checkpoint", dtype=torch.float32)
+
+
+@pytest.mark.slow
+def test_teaching_goes_on_from_a_checkpoint(tmp_path: Path, seen: Artifact) -> None:
+    small = TeachConfig(steps=2, batch=2, parts=2, layers=1)
+    read, first = taught(tmp_path / "first", small, seen)
+    assert read == 2 * 2 * 2
+    start = tmp_path / "first" / "checkpoint"
+    on = small.model_copy(update={"start": start, "after": 2, "steps": 3})
+    read, second = taught(tmp_path / "second", on, seen)
+    assert read == 2 * 2
+    vocabularies = [
+        AutoTokenizer.from_pretrained(tmp_path / name / "checkpoint").get_vocab() for name in ("first", "second")
+    ]
+    assert vocabularies[0] == vocabularies[1]
+    before, after = first.state_dict(), second.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("language_model" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved), "the tower is frozen"
+    assert teach_facts(small, seen) == {}
+    other = on.model_copy(update={"start": tmp_path / "second" / "checkpoint"})
+    assert teach_facts(on, seen) != teach_facts(other, seen)
+
+
+def test_the_share_of_tasks_follows_the_steps() -> None:
+    assert mix_at(0)["caption"] > mix_at(4800)["caption"]
+    for step in (0, 1200, 2000, 2700, 4799, 4800, 9000):
+        assert sum(mix_at(step).values()) == pytest.approx(1.0)
