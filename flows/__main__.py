@@ -16,6 +16,7 @@ from flows.score import score
 from flows.search import search
 from flows.status import status
 from flows.store_commands import store
+from flows.view import view
 from tasks.store import home
 
 # Read by huggingface_hub, transformers and datasets when they are imported; processes started here inherit them.
@@ -125,6 +126,7 @@ app.command()(evaluate)
 app.command()(convert)
 app.command()(search)
 app.command()(export)
+app.command()(view)
 app.add_typer(store, name="store")
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tasks.card import ExportOptions
+from tasks.curate import CurateConfig, curate
 from tasks.lineage import find_with
 
 
@@ -15,6 +16,14 @@ class Format(StrEnum):
 
     hf = "hf"
     megapairs = "megapairs"
+
+
+class Verdict(StrEnum):
+    """Whose triplets go along."""
+
+    any = "any"
+    approved = "approved"
+    not_rejected = "not_rejected"
 
 
 class Images(StrEnum):
@@ -39,6 +48,12 @@ def export(
     images: Annotated[
         Images, typer.Option(help="embed: the files go along; paths: only where they lie on this machine.")
     ] = Images.embed,
+    verdict: Annotated[
+        Verdict,
+        typer.Option(
+            help="approved: what people approved in `view`, as they edited it; not_rejected: also the unjudged."
+        ),
+    ] = Verdict.any,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the texts, one of the hub's names such as cc-by-4.0.")
     ] = None,
@@ -55,10 +70,15 @@ def export(
       python -m flows export --to triplets --licence cc-by-4.0
 
       python -m flows export 20260101-120000-000 --to pairs --format megapairs
+
+      python -m flows export --to good --verdict approved
     """
     options = ExportOptions(images.value, licence, image_licence, allow_missing=allow_missing)
     try:
         triplets = find_with(source, "triplets.parquet")
+        if verdict is not Verdict.any:
+            # As an artifact, so that the card says who judged what, and the same again is found in the store.
+            triplets = curate.make(CurateConfig(verdict=verdict.value), triplets).artifact
         if form is Format.hf:
             from tasks.export import export_dataset
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data.config import Resources, StageConfig
 from flows.recipe import Recipe
 from tasks.caption import CaptionConfig, caption
+from tasks.curate import CurateConfig, curate
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
 from tasks.filter import FilterConfig, filter
@@ -57,6 +58,7 @@ class MraCir(StageConfig):
     )
     generate: MraCirGenerate = MraCirGenerate()
     filter: FilterConfig = FilterConfig()
+    curate: CurateConfig = CurateConfig()
     mine: MineConfig = MineConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -104,7 +106,8 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
             united = unite(UniteConfig(), united, found)
         triplets = generate(config.generate, united, images, resources=resources)
         kept = filter(config.filter, triplets, images, tokens, resources=resources)
-        armed = mine(config.mine, kept, ranking, tokens)
+        curated = curate(config.curate, kept)
+        armed = mine(config.mine, curated, ranking, tokens)
         trained = train(config.train, armed, images, tokens, resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, resources=resources)
         report(
@@ -118,5 +121,5 @@ RECIPE = Recipe(
     name="mra_cir",
     config=MraCir,
     flow=mra_cir,
-    stages=(ingest, encode, rank, sample, windows, generate, filter, mine, train, evaluate, report),
+    stages=(ingest, encode, rank, sample, windows, generate, filter, curate, mine, train, evaluate, report),
 )

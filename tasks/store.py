@@ -4,6 +4,7 @@
     partial/<stage>/<key>/    unfinished ones, which survive a kill; <key>.json beside says what they started from
     locks/                    one file per key
     ledger/                   answers of language models, by request
+    curation/<stage>/<key>/   what people said of an artifact's triplets
     features/, towers/        features of images, by the bytes of the image and the network
     checkpoints/              published weights that were converted
     pins/                     what is never collected

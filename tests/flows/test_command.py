@@ -168,7 +168,7 @@ def test_demo_takes_the_defaults() -> None:
     recipe = load_recipe("mra_cir")
     assert recipe.name == "mra_cir"
     assert recipe.stage_names == [
-        *("ingest", "encode", "rank", "sample", "windows", "generate", "filter", "mine"),
+        *("ingest", "encode", "rank", "sample", "windows", "generate", "filter", "curate", "mine"),
         *("train", "evaluate", "report"),
     ]
     config = checked(recipe, [], [], None)
