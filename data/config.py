@@ -26,6 +26,7 @@ class Resources(StageConfig):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     chunk: PositiveInt = Field(512, description="requests handed to the text generator per call")
     gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
+    processes: PositiveInt = Field(1, description="processes that train together, one for each GPU")
     feature_gb: NonNegativeFloat = Field(
         200.0, description="disk for vision features while training; needing more, each step computes its own"
     )

@@ -144,6 +144,30 @@ SCORES = pa.schema(
     ]
 )
 
+VALUES = pa.schema(
+    [
+        _column("method", pa.string()),
+        _column("benchmark", pa.string()),
+        _column("seed", pa.int32(), nullable=True),
+        _column("metric", pa.string()),
+        _column("query_id", pa.string()),
+        _column("tags", _strings()),
+        _column("value", pa.float32()),  # what one answer is worth, in [0, 1]
+    ]
+)
+
+TESTS = pa.schema(
+    [
+        _column("benchmark", pa.string()),
+        _column("metric", pa.string()),
+        _column("method", pa.string()),
+        _column("other", pa.string()),
+        _column("difference", pa.float64()),  # points: of the method's mean over queries and seeds, less the other's
+        _column("p", pa.float64()),  # two-sided, of "they are equal", by signs of the queries' differences
+        _column("queries", pa.int32()),
+    ]
+)
+
 
 def tokens_schema(tokens: int, dim: int, masked: bool = False) -> pa.Schema:
     """Schema of an Arrow IPC file that holds `tokens` vectors of `dim` half floats per image, row-major.

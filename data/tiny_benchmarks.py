@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from data.benchmarks import Benchmark, Query
@@ -39,6 +40,9 @@ class Plan:
         kinds: of the queries' edits, as often as they are listed.
         single: whether a query must have one target only.
         siblings: scenes that fit the same query, drawn beside its target; they differ in what the text leaves open.
+        things: in a base scene, as often as they are listed.
+        second: probability of a second edit in a query.
+        paint: how scenes are drawn.
     """
 
     groups: int
@@ -47,6 +51,9 @@ class Plan:
     kinds: Sequence[str]
     single: bool
     siblings: int = 0
+    things: Sequence[int] = (1, 2, 2, 3, 3)
+    second: float = 0.2
+    paint: Callable[[Scene], np.ndarray] = draw
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def _ask(rng: random.Random, base: Scene, plan: Plan) -> tuple[list[Edit], str] 
     if edit is None:
         return None
     edits = [edit]
-    if rng.random() < 0.2:
+    if rng.random() < plan.second:
         second = random_edit(rng, base, rng.choice(("background", "size", "position", "texture")))
         if second is None or second.kind == edit.kind or (edit.background and second.background):
             return None
@@ -75,7 +82,7 @@ def _ask(rng: random.Random, base: Scene, plan: Plan) -> tuple[list[Edit], str] 
 
 
 def _group(rng: random.Random, name: str, plan: Plan) -> tuple[dict[str, Scene], list[_Asked]]:
-    base = random_scene(rng, held_out=1, things=rng.choice((1, 2, 2, 3, 3)))
+    base = random_scene(rng, held_out=1, things=rng.choice(list(plan.things)))
     scenes = {f"{name}-00": base}
     asked: list[_Asked] = []
 
@@ -147,7 +154,7 @@ def make(name: str, split: str, plan: Plan, protocol: Mapping[str, str], metrics
     gallery = tuple(scenes)
     pictures = hashlib.sha256()
     for scene in scenes.values():
-        pictures.update(draw(scene).tobytes())
+        pictures.update(plan.paint(scene).tobytes())
     asked_for = [[q.query_id, q.modification, *q.targets] for q in queries]
     facts = [name, split, dict(protocol), pictures.hexdigest(), asked_for]
     return Benchmark(
@@ -159,7 +166,7 @@ def make(name: str, split: str, plan: Plan, protocol: Mapping[str, str], metrics
         metrics=tuple(metrics),
         source="drawn by the project itself (data/tiny_benchmarks.py)",
         licence="Apache-2.0",
-        load_image=lambda image_id: Image.fromarray(draw(scenes[image_id])),
+        load_image=lambda image_id: Image.fromarray(plan.paint(scenes[image_id])),
         digest=digest(facts),
     )
 

@@ -40,8 +40,8 @@ def _outline(shape: str, side: int) -> list[tuple[float, float]]:
 
 
 @cache
-def sprite(shape: str, colour: str, size: str, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a thing once.
+def sprite(shape: str, colour: str, size: str, texture: str, shifted: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a thing once; `shifted`: its stripes run diagonally, and its dots are checks.
 
     Returns:
         Its pixels (side, side, 3) float32 in 0..255 and its coverage (side, side, 1) in 0..1.
@@ -62,7 +62,11 @@ def sprite(shape: str, colour: str, size: str, texture: str) -> tuple[np.ndarray
     y, x = np.mgrid[0:big, 0:big] / SCALE
     period = 6.0 if size == "large" else 5.0
     dark = base * 0.3 + 25  # off black, so that a pattern does not eat the outline on a black background
-    if texture == "striped":
+    if shifted and texture == "striped":
+        pixels[((x + y) % (1.4 * period)) < period * 0.6] = dark
+    elif shifted and texture == "dotted":
+        pixels[((x // (period / 2)) + (y // (period / 2))) % 2 == 0] = dark
+    elif texture == "striped":
         pixels[(y % period) < period * 0.45] = dark
     elif texture == "dotted":
         middle = (period - 1 / SCALE) / 2
@@ -72,15 +76,17 @@ def sprite(shape: str, colour: str, size: str, texture: str) -> tuple[np.ndarray
     return np.asarray(picture, dtype=np.float32), np.asarray(coverage, dtype=np.float32)[..., None] / 255
 
 
-def draw(scene: Scene) -> np.ndarray:
+def draw(scene: Scene, shifted: bool = False) -> np.ndarray:
     """Draw a scene as (96, 96, 3) uint8; things wander up to 2 pixels from the middle of their cell by
-    `scene.jitter`."""
+    `scene.jitter`. `shifted`: with textures that no training image has, on a background that gets darker downwards."""
     canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
     rng = random.Random(scene.jitter)
     canvas[:] = np.array(BACKGROUNDS[scene.background], dtype=np.float32) + rng.uniform(-4, 4)
+    if shifted:
+        canvas *= np.linspace(1.0, 0.75, IMAGE_SIZE, dtype=np.float32)[:, None, None]
     cell = IMAGE_SIZE // 3
     for thing in scene.things:
-        pixels, coverage = sprite(thing.shape, thing.colour, thing.size, thing.texture)
+        pixels, coverage = sprite(thing.shape, thing.colour, thing.size, thing.texture, shifted)
         row, column = divmod(POSITIONS.index(thing.position), 3)
         side = pixels.shape[0]
         top = row * cell + (cell - side) // 2 + rng.randint(-2, 2)

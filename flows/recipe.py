@@ -57,6 +57,11 @@ class Recipe(Generic[C]):
         return check_stages(self.stage_names, rerun, until)
 
 
+def changed(config: C, **fields: object) -> C:
+    """The config with other values, checked like the first ones."""
+    return type(config).model_validate({**config.model_dump(), **fields})
+
+
 def recipe_names() -> list[str]:
     """Names of the files in this folder that define RECIPE, found without importing them."""
     files = sorted(Path(__file__).parent.glob("*.py"))

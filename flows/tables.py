@@ -12,7 +12,7 @@ from tasks.display import dropped_by_reason
 from tasks.runs import RunRecord
 
 _WIDTH = 100
-_METHODS = ("image_only", "text_only", "image_text", "target_text", "composed", "joint")
+_METHODS = ("image_only", "text_only", "image_text", "target_text", "target_text_trained", "composed", "joint")
 
 
 def console(stream: TextIO | None = None) -> Console:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from models.encoders import TrainableEncoder
-    from models.training import Batch
+    from models.objectives import Batch
 
 T = TypeVar("T")
 Tokens = Mapping[str, Tensor]
@@ -29,8 +29,8 @@ class TokenObjective(Protocol):
         """Tokens by name, each (B, ..., D); row i depends on row i of the batch and on nothing else."""
         ...
 
-    def losses(self, tokens: Tokens, temperature: Tensor, same_target: Tensor) -> Mapping[str, Tensor]:
-        """Named scalars in nats; their sum is minimised."""
+    def losses(self, tokens: Tokens, temperature: Tensor, batch: "Batch") -> Mapping[str, Tensor]:
+        """Named scalars in nats, from the tokens of all rows and the masks of the batch; their sum is minimised."""
         ...
 
 
@@ -110,7 +110,7 @@ def cached_gradients(
     Args:
         encoder: in training mode.
         objective: what is minimised.
-        batch: this process's rows, with `same_target` of the whole batch.
+        batch: this process's rows, with the masks of the whole batch.
         weights: what is trained; their `grad` is replaced.
         rows: encoded at once; None: all of this process's.
         start: called with the number of a part, counted over all processes, before each of its two passes: it has to
@@ -120,16 +120,11 @@ def cached_gradients(
         check: from named losses to their sum; it may refuse them.
 
     Raises:
-        NotImplementedError: if the batch has hard negatives.
-        ValueError: if the processes' batches do not make up `same_target`.
+        ValueError: if the processes' batches do not make up the whole one.
     """
-    if batch.negatives is not None:
-        raise NotImplementedError(
-            "hard negatives are not taken in parts: train without cached gradients, in one process"
-        )
-    own, whole = len(batch.modifications), len(batch.same_target)
+    own, whole = len(batch.modifications), batch.whole
     if own * processes.size != whole:
-        raise ValueError(f"{processes.size} processes with {own} rows each, but same_target speaks of {whole}")
+        raise ValueError(f"{processes.size} processes with {own} rows each, but the batch's masks speak of {whole}")
     step = rows or own
     spans = [slice(first, min(first + step, own)) for first in range(0, own, step)]
     before = processes.rank * len(spans)
@@ -145,7 +140,7 @@ def cached_gradients(
     for weight in weights:
         weight.grad = None
     with autocast():
-        loss = check(objective.losses(tokens, encoder.temperature, batch.same_target))
+        loss = check(objective.losses(tokens, encoder.temperature, batch))
     loss.backward()  # type: ignore[no-untyped-call]
     # Every process has just computed the same; what it adds below comes from its own rows alone.
     heat, encoder.temperature.grad = encoder.temperature.grad, None

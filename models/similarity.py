@@ -10,8 +10,25 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from models.terms import Similarity
+
 Direction = Literal["reference", "candidate"]
 """Whose tokens are averaged: "reference" is s(reference, candidate), "candidate" is s(candidate, reference)."""
+
+
+def laid_out(tokens: Tensor, similarity: Similarity) -> Tensor:
+    """Unit tokens (..., T, D) such that the mean of maxima between two of the results is the asked similarity.
+
+    Returns:
+        (..., T, D) for "max", (..., 1, D) for "pooled", (..., 1, T D) for "slots", of unit vectors.
+    """
+    if similarity == "pooled":
+        mean: Tensor = torch.nn.functional.normalize(tokens.mean(dim=-2, keepdim=True), dim=-1)
+        return mean
+    if similarity == "slots":
+        # Two such vectors have the product (1 / T) sum over t of <a_t, b_t>.
+        return tokens.flatten(-2).unsqueeze(-2) / tokens.shape[-2] ** 0.5
+    return tokens
 
 
 class Unit(NamedTuple):

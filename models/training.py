@@ -8,8 +8,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from models.encoders import TrainableEncoder
 from models.gradients import Processes, TokenObjective, cached_gradients
-from models.losses import info_nce
+from models.objectives import Batch, Objective
 from models.similarity import maxsim
 
 Integers = npt.NDArray[np.int64]
@@ -33,71 +32,6 @@ QUERY_BLOCK = 32
 
 class DivergedError(ValueError):
     """The loss is not a finite number."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B triplets, ready for the network.
-
-    Attributes:
-        reference: (B, P, W) vision features of the references.
-        modifications: B texts.
-        target: (B, P, W) vision features of the targets.
-        same_target: (B, B + K) bool, True where the image of column j, a target or a negative, is row i's target; of
-            the whole batch, also where the rows are one process's share.
-        negatives: (K, P, W) vision features of hard negatives, wrong answers to every row but for `same_target`; None
-            for none, K = 0.
-    """
-
-    reference: Tensor
-    modifications: list[str]
-    target: Tensor
-    same_target: Tensor
-    negatives: Tensor | None = None
-
-    def part(self, rows: slice) -> "Batch":
-        """Some of the rows, to be encoded, without negatives; `same_target` stays whole."""
-        return Batch(self.reference[rows], self.modifications[rows], self.target[rows], self.same_target)
-
-
-Objective = Callable[[TrainableEncoder, Batch], Mapping[str, Tensor]]
-"""From a batch to named losses, scalars in nats; their sum is minimised."""
-
-
-@dataclass(frozen=True)
-class ComposedToImage:
-    """MRA-CIR's loss: each composed query must find its target image among all targets of the batch.
-
-    Similarity is the mean over query tokens of the greatest cosine among the target's. Other rows with the same target
-    are right answers too and are no negatives. Hard negatives of any row are further wrong answers to all.
-
-    Attributes:
-        directions: "both" also asks each target for its query.
-    """
-
-    directions: Literal["one", "both"] = "one"
-
-    def __call__(self, encoder: TrainableEncoder, batch: Batch) -> dict[str, Tensor]:
-        tokens = self.encode(encoder, batch)
-        if batch.negatives is not None:
-            tokens["negatives"] = encoder.image_tokens(batch.negatives).tokens
-        return self.losses(tokens, encoder.temperature, batch.same_target)
-
-    def encode(self, encoder: TrainableEncoder, batch: Batch) -> dict[str, Tensor]:
-        """Tokens of queries and targets, (B, T, D) each."""
-        query = encoder.query_tokens(batch.reference, batch.modifications)
-        return {"query": query.tokens, "target": encoder.image_tokens(batch.target).tokens}
-
-    def losses(self, tokens: Mapping[str, Tensor], temperature: Tensor, same_target: Tensor) -> dict[str, Tensor]:
-        """InfoNCE over all rows."""
-        loss = info_nce(
-            tokens["query"], tokens["target"], temperature, negatives=tokens.get("negatives"),
-            same_target=same_target, directions=self.directions,
-        )  # fmt: skip
-        return {"composed": loss}
-
-
-composed_to_image = ComposedToImage()
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: Schedule, epoch: int = 0) -> float:
@@ -118,16 +52,29 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: Sch
     return peak * 0.1 ** (epoch // 10) if schedule == "step" else peak
 
 
-def rows_of_step(step: int, rows: int, batch: int, seed: int) -> tuple[int, Integers]:
+def steps_of_epoch(groups: Sequence[int], batch: int) -> int:
+    """Whole batches of all groups, of which each has so many rows."""
+    return sum(rows // min(batch, rows) for rows in groups)
+
+
+def rows_of_step(step: int, groups: Sequence[int], batch: int, seed: int) -> tuple[int, Integers]:
     """Epoch and rows of a step: every epoch is a permutation of its own, cut into whole batches.
 
-    The rest of an epoch, shorter than a batch, is left out: it would be judged against fewer negatives. It is another
-    rest in every epoch. With fewer rows than a batch holds, all of them are the batch.
+    Rows of a batch are of one group, so that its negatives are of one kind; groups are numbered through, those of the
+    first first. The rest of a group, shorter than a batch, is left out: it would be judged against fewer negatives. It
+    is another rest in every epoch. With fewer rows in a group than a batch holds, all of them are the batch.
     """
-    batch = min(batch, rows)
-    epoch, place = divmod(step, rows // batch)
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return epoch, order[place * batch : (place + 1) * batch]
+    epoch, place = divmod(step, steps_of_epoch(groups, batch))
+    generator = np.random.default_rng([seed, epoch])
+    batches: list[Integers] = []
+    start = 0
+    for rows in groups:
+        order, size = start + generator.permutation(rows), min(batch, rows)
+        batches += [order[first : first + size] for first in range(0, rows - size + 1, size)]
+        start += rows
+    if len(groups) > 1:
+        place = int(generator.permutation(len(batches))[place])
+    return epoch, batches[place]
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ import torch
 from data.benchmarks import Benchmark, Query
 from data.protocols import Answer, Judge
 from models.baselines import Baseline
-from models.encoders import Encoder, TokenSet
+from models.encoders import Encoder, TextReading, TokenSet
 from models.ranking import STRIP_BYTES, STRIP_IMAGES, strip_scores
 from models.similarity import Unit, maxsim, normalised
 from tasks.pictures import Batch, HalfFloats, Pictures
-from tasks.queries import Composer, baseline_queries
+from tasks.queries import Composer, baseline_queries, text_queries
 
 # Cosines that a graphics card holds at a time while scoring: 128 MB in float32.
 COSINES = 2**25
@@ -92,36 +92,69 @@ def encode_images(
     return ImageTokens(images, mask, rows)
 
 
+class Described(NamedTuple):
+    """The target texts of a benchmark's queries, and how they are used.
+
+    Attributes:
+        texts: in the order of the queries.
+        weight: of their similarity in joint inference, which is (1 - weight) * composed + weight * text.
+        reading: how the trained checkpoint reads them.
+    """
+
+    texts: Sequence[str]
+    weight: float
+    reading: TextReading
+
+
 @torch.inference_mode()
-def composed_answers(
-    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance
-) -> tuple[Answer, ...]:
-    """Answers to a benchmark's queries, reference and modification encoded together.
+def trained_answers(
+    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance, described: Described | None = None
+) -> dict[str, tuple[Answer, ...]]:
+    """Answers to a benchmark's queries by a trained checkpoint, by method.
 
     Args:
-        encoder: a trained checkpoint.
+        encoder: the checkpoint.
         pictures: images of the benchmark as features of the vision tower.
         depth: ranked images to keep per answer.
         path: file for the image tokens, float16; replaced.
         advance: told of images encoded and queries answered.
+        described: where given, also answer by the target texts alone, and jointly (MVFT-JI, arXiv 2505.19707).
 
     Returns:
         One answer per query, in the order of the benchmark.
     """
     composer = Composer(encoder, pictures)
     images = encode_images(encoder, pictures, path, advance, composer.see)
-    return answer(Judge(pictures.benchmark, depth), [Weighted(1.0, composer.queries())], images, advance)
+    judge, composed = Judge(pictures.benchmark, depth), composer.queries()
+    found = {"composed": answer(judge, [Weighted(1.0, composed)], images, advance)}
+    if described is not None:
+        texts = text_queries(encoder, described.texts, pictures.batch, described.reading)
+        both = [Weighted(1 - described.weight, composed), Weighted(described.weight, texts)]
+        found["target_text_trained"] = answer(judge, [Weighted(1.0, texts)], images, advance)
+        found["joint"] = answer(judge, both, images, advance)
+    return found
 
 
 @torch.inference_mode()
 def baseline_answers(
-    encoder: Encoder, pictures: Pictures, methods: Sequence[Baseline], depth: int, path: Path, advance: Advance
-) -> dict[Baseline, tuple[Answer, ...]]:
-    """Answers of the papers' baselines, by method; arguments as of `composed_answers`."""
+    encoder: Encoder,
+    pictures: Pictures,
+    methods: Sequence[Baseline],
+    depth: int,
+    path: Path,
+    advance: Advance,
+    texts: Sequence[str] | None = None,
+) -> dict[str, tuple[Answer, ...]]:
+    """Answers of the papers' baselines, by method; `texts` adds target_text, their [CLS] features alone. Other
+    arguments as of `trained_answers`."""
     images = encode_images(encoder, pictures, path, advance)
-    queries = baseline_queries(encoder, pictures, images.at(pictures.references), methods)
+    queries: dict[str, TokenSet] = {
+        **baseline_queries(encoder, pictures, images.at(pictures.references), methods),
+    }
+    if texts is not None:
+        queries["target_text"] = text_queries(encoder, texts, pictures.batch)
     judge = Judge(pictures.benchmark, depth)
-    return {method: answer(judge, [Weighted(1.0, queries[method])], images, advance) for method in methods}
+    return {method: answer(judge, [Weighted(1.0, asked)], images, advance) for method, asked in queries.items()}
 
 
 @torch.inference_mode()

@@ -72,8 +72,9 @@ def _card(
             f"# A composed image retriever, from {Path(origin.checkpoint).name}, seed {seed}",
             "",
             "A BLIP-2 whose Q-Former was fine-tuned by Cirque on triplets of a reference image, a modification and a",
-            "target image; the vision tower is the base's. The base's licence applies, and that of the images.",
+            "target; the vision tower is the base's. The base's licence applies, and that of the images.",
             "",
+            f"- Losses: {', '.join(config.losses)}, over texts read as {config.text_reading}.",
             f"- {origin.training} triplets, {config.epochs} epochs in batches of {config.batch_size}, AdamW, learning"
             f" rate {config.learning_rate:g} ({config.schedule}); step {kept['step']} of {steps} was kept.",
             f"- Chosen on {origin.validation} triplets of held-out references, percent:",

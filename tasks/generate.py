@@ -154,6 +154,7 @@ def _triplet(plan: Plan, terms: Terms, one: Texts) -> dict[str, Any]:
     """A row of TRIPLETS."""
     row, texts = one.row, one.texts
     caption = plan.caption_prompt.digest if plan.caption_prompt is not None else ""
+    captions = texts if plan.caption_prompt is not None else {}
     return {
         **dict.fromkeys(TRIPLETS.names),
         **row.columns,
@@ -162,8 +163,8 @@ def _triplet(plan: Plan, terms: Terms, one: Texts) -> dict[str, Any]:
         "target_id": row.target_id,
         "modification": texts[plan.modification],
         "target_text": texts[plan.target_text] if plan.target_text is not None else None,
-        "reference_caption": texts.get("reference_caption"),
-        "target_caption": texts.get("target_caption"),
+        "reference_caption": captions.get("reference_caption"),
+        "target_caption": captions.get("target_caption"),
         "negative_texts": [texts["caption"]] if plan.caption_is_negative else None,
         "recipe": plan.recipe,
         "provenance": {

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from data.benchmarks import Benchmark
 from models.baselines import Baseline, baseline_query
-from models.encoders import Encoder, TokenSet
+from models.encoders import Encoder, TextReading, TokenSet
 from tasks.pictures import Batch, Pictures
 
 
@@ -72,10 +72,10 @@ def baseline_queries(
     return {method: _per_query(parts[method], owners) for method in methods}
 
 
-def text_queries(encoder: Encoder, texts: Sequence[str], batch: int) -> TokenSet:
+def text_queries(encoder: Encoder, texts: Sequence[str], batch: int, reading: TextReading = "cls") -> TokenSet:
     """(Q, 1, D): the [CLS] text feature of each text. Scored like any query, it is the maximum over a candidate's
-    tokens."""
-    parts = [encoder.text_tokens(texts[start : start + batch]) for start in range(0, len(texts), batch)]
+    tokens. Other readings give (Q, T, D)."""
+    parts = [encoder.text_tokens(texts[start : start + batch], reading) for start in range(0, len(texts), batch)]
     return TokenSet(torch.cat([part.tokens for part in parts]), torch.cat([part.mask for part in parts]))
 
 

@@ -21,10 +21,11 @@ METHODS = {
     "text_only": "text only",
     "image_text": "image + text",
     "target_text": "target text",
+    "target_text_trained": "target text, trained",
     "composed": "composed",
     "joint": "joint",
 }
-TRAINED = ("composed", "joint")
+TRAINED = ("target_text_trained", "composed", "joint")
 # References behind the similarity curve; more would not change its look.
 REFERENCES = 300
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data.artifact import write_atomically, write_table
 from models.encoders import TrainableEncoder
 from models.gradients import Processes
-from models.training import ComposedToImage, DivergedError, Trainer, learning_rate, rows_of_step
+from models.training import DivergedError, Trainer, learning_rate, rows_of_step, steps_of_epoch
 from tasks.cards import Origin, write_card
 from tasks.examples import Examples
 from tasks.train import HISTORY, TrainConfig
@@ -23,9 +23,9 @@ from tasks.train import HISTORY, TrainConfig
 Row = dict[str, Any]
 
 
-def total_steps(config: TrainConfig, triplets: int) -> int:
+def total_steps(config: TrainConfig, groups: Sequence[int]) -> int:
     """Steps of one seed: whole batches only, see `rows_of_step`."""
-    return config.epochs * (triplets // min(config.batch_size, triplets))
+    return config.epochs * steps_of_epoch(groups, config.batch_size)
 
 
 def history_file(out: Path, seed: int) -> Path:
@@ -55,12 +55,12 @@ class SeedRun:
         self.out, self.config, self.seed, self.examples = out, config, seed, examples
         self.encoder, self.origin, self.processes = encoder, origin, processes
         self.trainer = Trainer(
-            encoder, ComposedToImage(config.directions), seed=seed, weight_decay=config.weight_decay,
+            encoder, config.objective(), seed=seed, weight_decay=config.weight_decay,
             clip=config.clip, dtype=origin.dtype, learn_temperature=config.learn_temperature,
             cached_rows=config.cached_rows, processes=processes,
         )  # fmt: skip
-        self.triplets = len(examples.split.training)
-        self.steps = total_steps(config, self.triplets)
+        self.groups = examples.split.groups
+        self.steps = total_steps(config, self.groups)
         self.step = 0
         self.rows: list[Row] = []
         self.best: tuple[int, float, dict[str, torch.Tensor]] = (0, -1.0, {})
@@ -97,7 +97,7 @@ class SeedRun:
 
     def _take_step(self) -> None:
         config = self.config
-        epoch, rows = rows_of_step(self.step, self.triplets, config.batch_size, self.seed)
+        epoch, rows = rows_of_step(self.step, self.groups, config.batch_size, self.seed)
         warmup = round(config.warmup * self.steps)
         rate = learning_rate(self.step, self.steps, config.learning_rate, warmup, config.schedule, epoch)
         try:

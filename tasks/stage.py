@@ -50,6 +50,8 @@ class _Call:
 class Stage(Generic[P]):
     """A function `(out, config, inputs..., *, resources=..., facts=...) -> Counts` with a store around it.
 
+    An input is an artifact, None, or a mapping of artifacts by labels.
+
     Calling it gives an `Artifact`: the sealed one if the store has its key, else the function runs in a folder that
     survives a kill and is sealed when it returns. `fn` is the function itself, `make` the stage without Prefect.
     """
@@ -132,6 +134,8 @@ class Stage(Generic[P]):
         for name, value in arguments.items():
             if isinstance(value, Artifact):
                 inputs[name] = value
+            elif isinstance(value, Mapping) and all(isinstance(one, Artifact) for one in value.values()):
+                inputs |= {f"{name}/{label}": one for label, one in value.items()}
             elif name != "config" and value is not None and not isinstance(value, Resources):
                 raise TypeError(f"stage {self.name}: {name} is an Artifact, not {type(value).__name__}")
         return _Call(config, inputs, arguments)
@@ -154,7 +158,8 @@ class Stage(Generic[P]):
         return outcome
 
     def _obtain(self, call: _Call, run: ActiveRun | None, row: StageRecord | None, shown: bool = False) -> Outcome:
-        facts = dict(self._facts(call.config, **call.inputs)) if self._facts else {}
+        given = {name: value for name, value in call.arguments.items() if isinstance(value, Artifact)}
+        facts = dict(self._facts(call.config, **given)) if self._facts else {}
         material = key_material(
             stage=self.name,
             version=self.version,

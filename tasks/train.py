@@ -21,14 +21,18 @@ from pydantic import (
 from data.artifact import Artifact, Counts, read_table, write_table
 from data.config import Resources, StageConfig
 from data.progress import progress
-from models.encoders import TrainableEncoder, load_encoder
+from models.encoders import TextReading, TrainableEncoder, load_encoder
+from models.terms import Similarity, Term
 from tasks.encode import refuse_half_on_cpu
 from tasks.features import Features, FreshFeatures, Picture, compute, pictures
 from tasks.stage import NO_FACTS, stage
 
 if TYPE_CHECKING:
+    from models.gradients import Processes
+    from models.objectives import RetrievalLoss
     from tasks.cards import Origin
     from tasks.examples import Examples
+    from tasks.splits import Split
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,18 @@ class TrainConfig(StageConfig):
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the Q-Former's hidden states and attention")] = 0.0
     temperature: PositiveFloat = Field(0.07, description="divides the cosines; the start, if it is learned")
     learn_temperature: bool = True
+    losses: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
+        ("composed_image",),
+        description="summed: composed_image and composed_text look for the target's image or text, caption_image for"
+        " the image of a caption; a batch has those that its triplets serve",
+    )
     directions: Literal["one", "both"] = Field("one", description="both: targets also look for their queries")
+    text_reading: TextReading = Field(
+        "cls", description="target texts and captions: [CLS], or query tokens without an image; see docs/parity.md"
+    )
+    similarity: Similarity = Field(
+        "max", description="mean of maxima over tokens; pooled: one mean vector; slots: token by token"
+    )
     cached_rows: PositiveInt | None = Field(
         None, description="triplets encoded at once, by cached gradients: less memory, same loss; None: the batch"
     )
@@ -86,10 +101,29 @@ class TrainConfig(StageConfig):
         return seeds
 
     @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
-        if self.cached_rows is not None and self.hard_negatives:
-            raise ValueError("cached_rows does not go with hard_negatives, which are not taken in parts: unset one")
+    def _losses_fit(self) -> Self:
+        if len(set(self.losses)) < len(self.losses):
+            raise ValueError(f"losses are different, got {', '.join(self.losses)}")
+        if self.similarity == "slots" and self.losses != ("composed_image",) and self.text_reading == "cls":
+            raise ValueError(
+                'similarity="slots" compares token by token, and text_reading="cls" gives a text one token only; set'
+                ' text_reading="query_ffn"'
+            )
         return self
+
+    def objective(self) -> "RetrievalLoss":
+        """The losses, as the network takes them."""
+        from models.objectives import RetrievalLoss  # torch takes seconds to import
+
+        return RetrievalLoss(self.losses, self.directions, self.text_reading, self.similarity)
+
+
+class MvftJiTrain(TrainConfig):
+    """MVFT-JI's two losses, summed. For a real BLIP-2 set learning_rate=1e-5, batch_size=128 and schedule=step."""
+
+    losses: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
+        ("composed_text", "caption_image"), description="summed; see docs/training.md"
+    )
 
 
 def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact) -> dict[str, Any]:
@@ -99,7 +133,7 @@ def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, token
     return {"dtype": training_dtype(config.dtype)}
 
 
-@stage(version=2, facts=train_facts)
+@stage(version=3, facts=train_facts)
 def train(
     out: Path,
     config: TrainConfig,
@@ -114,20 +148,21 @@ def train(
 
     The base checkpoint is the one that `tokens` were made with. Its vision tower is frozen and runs once over the
     images. The checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out references,
-    the base checkpoint included. A killed run continues from its last saved state, with the same steps.
+    the base checkpoint included. A killed run continues from its last saved state, with the same steps. With
+    `resources.processes` as many share every batch, one for each GPU, and the steps are those of one process.
 
     Raises:
-        ValueError: if triplets and images do not belong together, hard negatives are wanted and there are none, or the
-            loss is not finite: the message names the triplets of the batch.
+        ValueError: if triplets and images do not belong together, hard negatives are wanted and there are none, a batch
+            cannot be shared evenly, or the loss is not finite: the message names the triplets of the batch.
     """
     from tasks.cards import Origin
-    from tasks.examples import Examples, split_triplets  # torch takes seconds to import
+    from tasks.examples import Examples  # torch takes seconds to import
     from tasks.seed_run import history_file, summary
+    from tasks.train_together import train_together
 
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
     known = pictures(images)
-    ids = {row.image_id for row in known}
-    split = split_triplets(triplets, ids, config.validation, config.validation_gallery, config.hard_negatives)
+    split = split_of(config, triplets, known)
     encoder = base_encoder(config, tokens, resources)
     history = out / "history.parquet"
     if not history.exists():
@@ -138,22 +173,28 @@ def train(
             str(tokens.manifest["config"]["checkpoint"]), encoder.digest, inputs, len(split.training),
             len(split.validation), str(facts["dtype"]),
         )  # fmt: skip
-        train_seeds(out, config, encoder, Examples(split, features, known, encoder.device), origin)
+        if resources.processes > 1:
+            train_together(out, config, triplets, images, tokens, origin, split.groups, resources)
+        else:
+            examples = Examples(split, features, known, encoder.device, config.objective())
+            train_seeds(out, config, encoder, examples, origin)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
         history_file(out, seed).unlink(missing_ok=True)
     shutil.rmtree(out / "vision", ignore_errors=True)
-    texts = [triplet.modification for triplet in (*split.training, *split.validation)]
+    used = [*split.training, *split.validation]
+    texts = [text for one in used for text in (one.modification, one.target_text, one.reference_caption) if text]
     return Counts(
-        read=len(texts) + sum(split.dropped.values()),
-        kept=len(texts),
+        read=len(used) + sum(split.dropped.values()),
+        kept=len(used),
         dropped=split.dropped,
         written=len(config.seeds),
         detail={
             "training": len(split.training),
             "validation": len(split.validation),
             "gallery": len(split.gallery),
+            "gallery_texts": len(split.texts),
             "cut_texts": encoder.cut_texts(texts),
             "dtype": str(facts["dtype"]),
             **summary(read_table(history, HISTORY)),
@@ -174,6 +215,16 @@ def base_encoder(config: TrainConfig, tokens: Artifact, resources: Resources) ->
     encoder.set_dropout(config.dropout)
     encoder.temperature.data.fill_(config.temperature)
     return encoder
+
+
+def split_of(config: TrainConfig, triplets: Artifact, known: Sequence[Picture]) -> "Split":
+    """What is trained on and what chooses the checkpoint."""
+    from tasks.splits import split_triplets
+
+    ids = {row.image_id for row in known}
+    return split_triplets(
+        triplets, ids, config.validation, config.validation_gallery, config.hard_negatives, config.losses
+    )
 
 
 def vision_features(
@@ -203,6 +254,7 @@ def train_seeds(
     encoder: TrainableEncoder,
     examples: "Examples",
     origin: "Origin",
+    processes: "Processes | None" = None,
 ) -> None:
     """Train every seed that has no checkpoint yet, each from the same weights."""
     import torch
@@ -210,9 +262,9 @@ def train_seeds(
     from models.gradients import Processes
     from tasks.seed_run import SeedRun, total_steps
 
-    processes = Processes()
+    processes = processes or Processes()
     start = {name: weights.detach().clone() for name, weights in encoder.trainable()}
-    steps = total_steps(config, len(examples.split.training))
+    steps = total_steps(config, examples.split.groups)
     todo = processes.agree(lambda: [seed for seed in config.seeds if not (out / f"seed-{seed}").exists()])
     finished = len(config.seeds) - len(todo)
     with progress(steps * len(config.seeds), "steps", steps * finished) as advance, torch.random.fork_rng():

@@ -14,23 +14,35 @@ from tasks.plans import GenerateConfig, Plan, Row, Step, Styled, fitting, row_id
 from tasks.rows import read_rows
 
 _COPIED = ("pair_id", "view", "rank", "score")
+_CAPTIONS = ("reference_caption", "target_caption")
+# What a prompt is filled with in place of captions that nobody wrote.
+NOT_DESCRIBED = "not described"
 
 
 class MraCirGenerate(GenerateConfig, Styled):
     """How MRA-CIR's triplets are written."""
 
     recipe: Literal["mra_cir"] = "mra_cir"
-    caption_prompt: str = Field("caption", description="a file of prompts/, asked once per image")
+    caption_prompt: str | None = Field(
+        "caption", description="a file of prompts/, asked once per image; none: the model sees the images alone"
+    )
     modification_prompt: str = Field("mra_cir/modification", description="a file of prompts/, asked once per text")
 
     def prompt_names(self) -> list[str]:
-        return [self.caption_prompt, self.modification_prompt, *(f"styles/{style}" for style in self.styles)]
+        captions = [self.caption_prompt] if self.caption_prompt is not None else []
+        return [*captions, self.modification_prompt, *(f"styles/{style}" for style in self.styles)]
 
     def prompt_checks(self) -> list[Callable[[], object]]:
         texts = {"reference_caption", "target_caption", "style"}
+        images = {0, 2}
+        checks: list[Callable[[], object]] = []
+        if self.caption_prompt is None:
+            images = {2}  # there is nothing else to write from
+        else:
+            checks.append(partial(fitting, self.caption_prompt, {"caption"}, {1}, set()))
         return [
-            lambda: fitting(self.caption_prompt, {"caption"}, {1}, set()),
-            lambda: fitting(self.modification_prompt, {"modification"}, {0, 2}, texts),
+            *checks,
+            lambda: fitting(self.modification_prompt, {"modification"}, images, texts),
             *(partial(prompts.load, f"styles/{style}") for style in self.styles),
         ]
 
@@ -44,7 +56,7 @@ class MraCirGenerate(GenerateConfig, Styled):
             sources=sum(batch.num_rows for batch in read_rows(pairs.file("pairs.parquet"), PAIRS, ["pair_id"])),
             texts=self.texts_per_pair,
             rows=partial(self._rows, pairs),
-            caption_prompt=prompts.load(self.caption_prompt),
+            caption_prompt=None if self.caption_prompt is None else prompts.load(self.caption_prompt),
             captioned=found.unique().sort(),
             steps=(Step(prompts.load(self.modification_prompt)),),
         )
@@ -52,6 +64,7 @@ class MraCirGenerate(GenerateConfig, Styled):
     def _rows(self, pairs: Artifact) -> Iterator[Row]:
         phrases = {style: prompts.load(f"styles/{style}").text for style in self.styles}
         styled = "style" in prompts.load(self.modification_prompt).placeholders
+        known = {} if self.caption_prompt is not None else dict.fromkeys(_CAPTIONS, NOT_DESCRIBED)
         for batch in read_rows(pairs.file("pairs.parquet"), PAIRS):
             for pair in batch.to_pylist():
                 for draw in range(self.texts_per_pair):
@@ -63,6 +76,6 @@ class MraCirGenerate(GenerateConfig, Styled):
                         draw=draw,
                         reference_id=pair["reference_id"],
                         target_id=pair["target_id"],
-                        texts={"style": phrases[style]},
+                        texts={"style": phrases[style], **known},
                         columns=columns | {"style": style if styled else None},
                     )

@@ -3,11 +3,12 @@
 import pytest
 
 from data.benchmarks import Benchmark, load_benchmark
+from data.tiny_drawing import sprite
 from data.tiny_edits import KINDS
 from data.tiny_language import HELD_OUT_PHRASES, TRAINED, read_modification
 
 
-@pytest.fixture(scope="module", params=["tiny_single", "tiny_multi"])
+@pytest.fixture(scope="module", params=["tiny_single", "tiny_multi", "tiny_shifted"])
 def benchmark(request: pytest.FixtureRequest) -> Benchmark:
     return load_benchmark(request.param)
 
@@ -44,3 +45,17 @@ def test_splits_differ_and_repeat() -> None:
 
 def test_images_load(benchmark: Benchmark) -> None:
     assert benchmark.load_image(benchmark.gallery[0]).size == (96, 96)
+
+
+def test_the_shifted_world_is_denser_asks_for_more_and_looks_otherwise() -> None:
+    plain, shifted = load_benchmark("tiny_single"), load_benchmark("tiny_shifted")
+    doubles = [sum(len(query.tags) > 1 for query in one.queries) / len(one.queries) for one in (plain, shifted)]
+    assert doubles[0] < 0.25
+    assert doubles[1] > 0.35
+    thing = {"shape": "square", "colour": "red", "size": "large"}
+    drawn = [sprite(**thing, texture="striped", shifted=new)[0] for new in (False, True)]
+    assert (drawn[0] != drawn[1]).any()
+    rows = [bool((picture[14] == picture[14, :1]).all()) for picture in drawn]
+    assert rows == [True, False]  # level stripes, diagonal stripes
+    again = [sprite(**thing, texture="plain", shifted=new)[0] for new in (False, True)]
+    assert (again[0] == again[1]).all()

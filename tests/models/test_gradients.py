@@ -12,7 +12,9 @@ from torch import Tensor
 
 from models.encoders.blip2 import Blip2Encoder
 from models.gradients import Processes
-from models.training import Batch, ComposedToImage, DivergedError, Trainer
+from models.objectives import Batch, RetrievalLoss
+from models.terms import TERMS
+from models.training import DivergedError, Trainer
 from tests.models.tiny_blip2 import noise_images, tiny_encoder
 
 TEXTS = ["make it red", "add a star", "two blue circle", "remove the square", "a", "it is not green", "red", "now"]
@@ -27,21 +29,42 @@ def batch(encoder: Blip2Encoder) -> Batch:
     return Batch(reference, TEXTS, target, same)
 
 
+def full(encoder: Blip2Encoder) -> Batch:
+    """The same with target texts, captions and two hard negatives of each kind a row."""
+    plain = batch(encoder)
+    assert plain.same_target is not None
+    wide = torch.cat([plain.same_target, torch.zeros(8, 16, dtype=torch.bool)], dim=1)
+    wide[3, 8] = True  # the first negative of row 0 is as right for row 3
+    wide[:, 8 + 2 * 2 + 1] = True  # the second of row 2 only fills its place
+    return Batch(
+        reference=plain.reference,
+        modifications=plain.modifications,
+        target=plain.target,
+        same_target=wide,
+        negatives=torch.stack([encoder.vision(noise_images(8, seed=place)) for place in (2, 3)], dim=1),
+        target_texts=TEXTS[::-1],
+        same_text=wide,
+        negative_texts=[[f"{text} circle", f"not {text}"] for text in TEXTS],
+        captions=[f"the {text}" for text in TEXTS],
+        same_caption=plain.same_target,
+    )
+
+
 def share(whole: Batch, processes: Processes) -> Batch:
     return whole.part(processes.share(len(whole.modifications)))
 
 
 def trainer(encoder: Blip2Encoder, **options: object) -> Trainer:
     settings: dict[str, object] = {"seed": 0, "weight_decay": 0.0, "clip": 1e9, "dtype": "float32"}
-    return Trainer(encoder, ComposedToImage("both"), **(settings | options))  # type: ignore[arg-type]
+    return Trainer(encoder, **({"objective": RetrievalLoss(TERMS, "both")} | settings | options))  # type: ignore[arg-type]
 
 
-def gradients(dropout: float = 0.0, **options: object) -> tuple[float, dict[str, Tensor]]:
+def gradients(**options: object) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one step on the eight rows, or on this process's share of them."""
     encoder = tiny_encoder()
-    encoder.set_dropout(dropout)
+    encoder.set_dropout(0.0)
     run = trainer(encoder, **options)
-    loss = run.step(3, share(batch(encoder), run.processes), 0.0)
+    loss = run.step(3, share(full(encoder), run.processes), 0.0)
     return loss, {name: weight.grad for name, weight in run.weights.items() if weight.grad is not None}
 
 
@@ -104,7 +127,7 @@ def test_what_cannot_be_taken_in_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="a batch of 7 cannot be shared evenly by 2 processes"):
         alone.share(7)
     run = trainer(encoder, cached_rows=4)
-    with pytest.raises(ValueError, match="1 processes with 4 rows each, but same_target speaks of 8"):
+    with pytest.raises(ValueError, match="1 processes with 4 rows each, but the batch's masks speak of 8"):
         run.step(0, batch(encoder).part(slice(0, 4)), 0.0)
 
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from models.encoders.blip2 import Blip2Encoder
+from models.objectives import Batch, RetrievalLoss
 from models.training import (
-    Batch,
     DivergedError,
     Trainer,
-    composed_to_image,
     cpu_bfloat16_gain,
     learning_rate,
     ranks_of_targets,
     rows_of_step,
+    steps_of_epoch,
     training_dtype,
 )
 from tests.models.tiny_blip2 import noise_images, tiny_encoder
@@ -36,7 +36,7 @@ def test_learning_rate_rises_then_falls() -> None:
 
 def test_an_epoch_visits_every_row_once_in_another_order() -> None:
     # 10 rows in batches of 3: three whole batches, one row left out, another one each time
-    epochs = [[rows_of_step(3 * epoch + place, 10, 3, seed=0) for place in range(3)] for epoch in range(20)]
+    epochs = [[rows_of_step(3 * epoch + place, [10], 3, seed=0) for place in range(3)] for epoch in range(20)]
     left_out = set()
     for number, epoch in enumerate(epochs):
         assert {found for found, _ in epoch} == {number}
@@ -44,8 +44,23 @@ def test_an_epoch_visits_every_row_once_in_another_order() -> None:
         assert len(set(rows.tolist())) == 9
         left_out |= set(range(10)) - set(rows.tolist())
     assert left_out == set(range(10))
-    assert rows_of_step(0, 10, 3, seed=1)[1].tolist() != rows_of_step(0, 10, 3, seed=0)[1].tolist()
-    assert sorted(rows_of_step(5, 4, 100, seed=0)[1].tolist()) == [0, 1, 2, 3]  # fewer rows than a batch
+    assert rows_of_step(0, [10], 3, seed=1)[1].tolist() != rows_of_step(0, [10], 3, seed=0)[1].tolist()
+    assert sorted(rows_of_step(5, [4], 100, seed=0)[1].tolist()) == [0, 1, 2, 3]  # fewer rows than a batch
+
+
+def test_a_batch_is_of_one_group() -> None:
+    # 7 and 5 rows in batches of 3: two and one whole ones, in another order each epoch
+    assert steps_of_epoch([7, 5], 3) == 3
+    orders = set()
+    for epoch in range(20):
+        batches = [rows_of_step(3 * epoch + place, [7, 5], 3, seed=0) for place in range(3)]
+        assert {found for found, _ in batches} == {epoch}
+        first = [bool((rows < 7).all()) for _, rows in batches]
+        assert [bool((rows >= 7).all()) for _, rows in batches] == [not one for one in first]
+        assert sum(first) == 2
+        assert len({row for _, rows in batches for row in rows.tolist()}) == 9
+        orders.add(tuple(first))
+    assert len(orders) == 3
 
 
 def test_ranks_share_ties_and_skip_the_reference() -> None:
@@ -67,7 +82,7 @@ def batch(encoder: Blip2Encoder, seed: int = 0) -> Batch:
 
 def trainer(encoder: Blip2Encoder, **options: object) -> Trainer:
     settings: dict[str, object] = {"seed": 0, "weight_decay": 0.05, "clip": 1.0, "dtype": "float32"}
-    return Trainer(encoder, composed_to_image, **(settings | options))  # type: ignore[arg-type]
+    return Trainer(encoder, RetrievalLoss(), **(settings | options))  # type: ignore[arg-type]
 
 
 def test_the_loss_of_one_step_is_that_of_the_similarities() -> None:
@@ -87,15 +102,18 @@ def test_hard_negatives_are_wrong_answers_to_every_row_but_their_own_targets() -
     encoder.set_dropout(0)
     data = batch(encoder)
     negatives = encoder.vision(noise_images(3, seed=7))
-    same = torch.cat([torch.eye(4, dtype=torch.bool), torch.zeros(4, 3, dtype=torch.bool)], dim=1)
+    same = torch.cat([torch.eye(4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)], dim=1)
     same[1, 4] = True  # the first negative is the target of row 1
+    same[:, 7] = True  # row 3 has no negative of its own
     with torch.no_grad():
         query = encoder.query_tokens(data.reference, data.modifications).tokens
         images = torch.cat([encoder.image_tokens(vision).tokens for vision in (data.target, negatives)])
         scores = torch.einsum("iad,jbd->ijab", query, images).amax(-1).mean(-1) / 0.07
         scores[1, 4] = -torch.inf
         expected = -scores.log_softmax(dim=1).diagonal().mean()
-    data = Batch(data.reference, data.modifications, data.target, same, negatives)
+    assert data.target is not None
+    filled = torch.cat([negatives, data.target[3:]]).unsqueeze(1)
+    data = Batch(data.reference, data.modifications, data.target, same, filled)
     assert trainer(encoder).step(0, data, 0.0) == pytest.approx(float(expected), abs=1e-4)
 
 

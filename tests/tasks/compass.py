@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.benchmarks import Benchmark, Query
-from models.encoders import TokenSet
+from models.encoders import TextReading, TokenSet
 
 
 class Compass:
@@ -33,7 +33,7 @@ class Compass:
     def image_tokens(self, vision: Tensor) -> TokenSet:
         return pointing(10 * vision[:, :, 0])
 
-    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+    def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
         return pointing(torch.tensor([[float(text.removeprefix("at "))] for text in texts]))
 
     def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:

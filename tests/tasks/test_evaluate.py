@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -15,13 +16,14 @@ from torch import Tensor
 
 import data.benchmarks
 import tasks.evaluate
-from data.artifact import Artifact, Counts, read_table
+from data.artifact import Artifact, Counts, read_table, write_table
 from data.benchmarks import Benchmark, Query
 from data.config import Resources
 from data.images import BadImage
-from data.schemas import PREDICTIONS, SCORES
-from models.encoders import TokenSet, load_encoder
+from data.schemas import PREDICTIONS, SCORES, TESTS, VALUES
+from models.encoders import TextReading, TokenSet, load_encoder
 from tasks.evaluate import EvaluateConfig, evaluate, evaluate_facts
+from tasks.query_texts import QUERY_TEXTS
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
 from tests.tasks.small_artifacts import sealed
 
@@ -49,7 +51,7 @@ class Compass:
     def image_tokens(self, vision: Tensor) -> TokenSet:
         return pointing(10 * (vision[:, :, 0] - self.tower))
 
-    def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+    def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
         return pointing(torch.tensor([[float(text.removeprefix("at "))] for text in texts]))
 
     def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:
@@ -101,12 +103,19 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def run(folder: Path, seeds: Sequence[int] = (0,), **config: object) -> Counts:
+def run(folder: Path, seeds: Sequence[int] = (0,), texts: Artifact | None = None, **config: object) -> Counts:
     trained, tokens = inputs(folder, seeds)
     out = folder / "out"
     out.mkdir(exist_ok=True)
     settings = EvaluateConfig.model_validate({"benchmarks": ("one",), **config})
-    return evaluate.fn(out, settings, trained, tokens, resources=Resources(batch_size=2))
+    return evaluate.fn(out, settings, trained, tokens, texts, resources=Resources(batch_size=2))
+
+
+def written(folder: Path, digest: str = "one", **texts: str) -> Artifact:
+    """Target texts of the queries of benchmark "one", as `query_texts` leaves them."""
+    rows = [{"benchmark": "one", "query_id": query, "text": text} for query, text in texts.items()]
+    write_table(folder / "texts" / "texts.parquet", pa.Table.from_pylist(rows, schema=QUERY_TEXTS), QUERY_TEXTS)
+    return sealed(folder / "texts", "query_texts", config={"split": "val"}, facts={"benchmarks": {"one": digest}})
 
 
 def inputs(folder: Path, seeds: Sequence[int]) -> tuple[Artifact, Artifact]:
@@ -169,6 +178,71 @@ def test_scores_are_percent_and_average_the_seeds(tmp_path: Path, world: World) 
     assert (composed["low"], composed["high"]) == (50.0, 50.0)  # one query: no other resample
 
 
+def test_joint_inference_adds_the_similarity_of_the_target_text(tmp_path: Path, world: World) -> None:
+    world.add("one", QUERY, Query("r", "i5", "at 12", ("i1",)))
+    counts = run(tmp_path, seeds=(0, 1), texts=written(tmp_path, q="at 11"))
+    # Text of q: 11 degrees. Joint with seed 0: cos(31 - x) + cos(11 - x) is greatest at 21, with seed 1 at 16.5.
+    assert ranked(tmp_path, "target_text")[:5] == ["i1", "i2", "i3", "i4", "i5"]
+    assert ranked(tmp_path, "target_text_trained", 1)[:5] == ["i1", "i2", "i3", "i4", "i5"]
+    assert ranked(tmp_path, "joint", 0)[:5] == ["i2", "i3", "i1", "i4", "i5"]
+    assert ranked(tmp_path, "joint", 1)[:5] == ["i2", "i1", "i3", "i4", "i5"]
+    # r has no text: its modification, 12 degrees, stands for it
+    assert ranked(tmp_path, "target_text")[5] == "i1"
+    assert counts.detail["queries_without_a_text"] == {"one": 1}
+    scores = read_table(tmp_path / "out" / "predictions.parquet", PREDICTIONS).to_pylist()
+    first = next(row for row in scores if (row["method"], row["seed"]) == ("joint", 0))
+    both = [math.cos(math.radians(angle - 20)) for angle in (31, 11)]
+    assert first["score"] == pytest.approx(sum(both) / 2, abs=1e-3)
+    run(tmp_path, texts=written(tmp_path, q="at 11"), weight=0.0)
+    assert ranked(tmp_path, "joint", 0) == ranked(tmp_path, "composed", 0)
+
+
+def test_methods_are_compared_query_by_query(tmp_path: Path, world: World) -> None:
+    world.add("one", QUERY, Query("r", "i5", "at 12", ("i1",)))
+    run(tmp_path, seeds=(0, 1), texts=written(tmp_path, q="at 29", r="at 2"))
+    found = read_table(tmp_path / "out" / "values.parquet", VALUES).to_pylist()
+    worth = {(row["method"], row["seed"], row["query_id"]): row["value"] for row in found}
+    assert worth["composed", 0, "q"] == 1  # i3 at 31
+    assert worth["composed", 1, "q"] == 0  # i2 at 22
+    assert worth["target_text", None, "r"] == 0  # i0 at 2
+    tests = read_table(tmp_path / "out" / "tests.parquet", TESTS).to_pylist()
+    pairs = [(row["method"], row["other"]) for row in tests]
+    parts = ["image_only", "text_only", "image_text", "target_text", "target_text_trained"]
+    assert sorted(pairs) == sorted(
+        [*(("composed", other) for other in parts), *(("joint", other) for other in [*parts, "composed"])]
+    )
+    one = next(row for row in tests if row["other"] == "target_text")
+    # composed: q (1 + 0) / 2, r at 12 and at 3 degrees (1 + 0) / 2; target_text: q 1, r 0
+    assert one["difference"] == pytest.approx(0)
+    assert (one["p"], one["metric"], one["queries"]) == (1, "recall@1", 2)
+
+
+def test_texts_of_other_queries_are_refused(tmp_path: Path, world: World) -> None:
+    world.add("one", QUERY)
+    with pytest.raises(ValueError, match=r"not for the queries of one \(val\) as they are now"):
+        run(tmp_path, texts=written(tmp_path, digest="before", q="at 11"))
+
+
+def test_a_checkpoint_is_compared_as_it_was_trained(tmp_path: Path, world: World) -> None:
+    class Two(Compass):
+        """Images of two tokens: their angle, and one behind; the mean points between the two."""
+
+        def image_tokens(self, vision: Tensor) -> TokenSet:
+            angle = 10 * vision[:, :, 0]
+            return pointing(torch.cat([angle, angle + 40], dim=1))
+
+    world.add("one", QUERY)
+    world.encoder = lambda name: Two()
+    trained, tokens = inputs(tmp_path, (0,))
+    manifest = {"seeds": [0], "similarity": "pooled", "text_reading": "cls"}
+    trained = sealed(tmp_path / "trained", "train", config=manifest)
+    (tmp_path / "out").mkdir()
+    evaluate.fn(tmp_path / "out", EvaluateConfig(benchmarks=("one",)), trained, tokens, resources=Resources())
+    # 31 degrees: i1 has its mean at 30. By the best token it would be i3, at 30 itself.
+    assert ranked(tmp_path, "composed", 0)[0] == "i1"
+    assert ranked(tmp_path, "text_only")[0] == "i3"
+
+
 def test_kept_reference_and_several_targets(tmp_path: Path, world: World) -> None:
     query = Query("q", "i0", "at 31", ("i3", "i2"))
     world.add("one", query, protocol={"reference": "keep"}, metrics=("map@5", "recall@1"))
@@ -205,7 +279,7 @@ def test_a_checkpoint_with_another_tower_gets_its_own_features(tmp_path: Path, w
 
 def test_features_survive_an_interruption(tmp_path: Path, world: World) -> None:
     class Dies(Compass):
-        def text_tokens(self, texts: Sequence[str]) -> TokenSet:
+        def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
             raise KeyboardInterrupt
 
     world.add("one", QUERY)

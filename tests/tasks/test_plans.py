@@ -216,3 +216,14 @@ def test_the_wrong_inputs_are_refused(tmp_path: Path) -> None:
         generate.make(MraCirGenerate(**_fields(tmp_path)), None, images, resources=Resources())
     with pytest.raises(ValueError, match="give it no pairs"):
         generate.make(MvftJiGenerate(**_fields(tmp_path)), pairs, images, resources=Resources())
+
+
+def test_mra_cir_can_write_from_the_images_alone(tmp_path: Path) -> None:
+    images, pairs = small_images(tmp_path / "images", 12), small_pairs(tmp_path / "pairs", 12, 3)
+    artifact, rows = _make(MraCirGenerate(**_fields(tmp_path), caption_prompt=None), pairs, images)
+    requests = artifact.read(GENERATIONS, "generations.parquet").to_pylist()
+    assert {row["prompt"] for row in requests} == {"mra_cir/modification"}
+    assert all(row["rendered"].count("not described") == 2 for row in requests)
+    assert len(rows) == 12
+    assert {(row["reference_caption"], row["target_caption"]) for row in rows} == {(None, None)}
+    assert rows[0]["provenance"]["caption_prompt_digest"] == ""

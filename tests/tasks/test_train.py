@@ -20,8 +20,9 @@ from data.schemas import TRIPLETS
 from models import training
 from models.checkpoints import resolve
 from models.encoders.blip2 import Blip2Encoder
-from tasks.examples import Examples, split_triplets
+from tasks.examples import Examples
 from tasks.features import Features, compute, pictures
+from tasks.splits import split_triplets
 from tasks.train import HISTORY, TrainConfig, base_encoder, train, train_facts
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
 from tests.tasks.small_artifacts import images_artifact, sealed, triplets_artifact
@@ -193,11 +194,25 @@ def test_hard_negatives_come_with_their_triplets(tmp_path: Path, artifacts: dict
     compute(features, artifacts["images"], known, encoder, encoder.vision_of, RESOURCES)
     examples = Examples(split, features, known, encoder.device)
     batch = examples.batch(np.arange(6))
-    wanted = list(dict.fromkeys(image for one in split.training[:6] for image in one.negative_ids))
+    targets = [str(one.target_id) for one in split.training[:6]]
+    wrong = [image for one in split.training[:6] for image in one.negative_ids]
     assert batch.negatives is not None
-    assert torch.equal(batch.negatives, examples.vision(wanted))
-    targets = [one.target_id for one in split.training[:6]]
-    assert batch.same_target.tolist() == [[other == target for other in (*targets, *wanted)] for target in targets]
+    assert batch.same_target is not None
+    assert torch.equal(batch.negatives.flatten(0, 1), examples.vision(wrong))
+    repeated = [image in (*targets, *wrong[:place]) for place, image in enumerate(wrong)]
+    assert any(repeated)
+    assert not all(repeated)
+    assert batch.same_target.tolist() == [
+        [
+            *(other == target for other in targets),
+            *(spare or image == target for spare, image in zip(repeated, wrong, strict=True)),
+        ]
+        for target in targets
+    ]
+    half = examples.batch(np.arange(6), slice(2, 4))
+    assert half.negatives is not None
+    assert torch.equal(half.negatives, batch.negatives[2:4])
+    assert half.whole == 6
     with pytest.raises(ValueError, match=r"hard_negatives=2, but none of the 48 triplets has any; set mine\.count"):
         split_triplets(artifacts["triplets"], ids, 0.1, 10, hard_negatives=2)
     with pytest.raises(ValueError, match="has the negative 'image-029', which is none of the 29 ingested images"):
