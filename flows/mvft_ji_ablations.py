@@ -1,0 +1,110 @@
+"""MVFT-JI's ablations, the six of the paper's table 4, in one table. Everything they share is made once."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+from pydantic import Field
+
+from data.artifact import Artifact
+from data.config import StageConfig
+from flows.mvft_ji import MvftJi
+from flows.recipe import Recipe, changed
+from tasks.compare import CompareConfig, Variant, compare
+from tasks.encode import encode
+from tasks.evaluate import evaluate
+from tasks.filter import filter
+from tasks.generate import generate
+from tasks.ingest import ingest
+from tasks.plans.mvft_ji import MvftJiGenerate
+from tasks.query_texts import query_texts
+from tasks.train import TrainConfig, train
+
+# MVFT-JI (arXiv 2505.19707), table 4: FashionIQ R@10, CIRCO mAP@5, CIRR R@1; BLIP-2 ViT-L, mean of three seeds.
+COLUMNS = ("FashionIQ R@10", "CIRCO mAP@5", "CIRR R@1")
+PAPER = {
+    "full": (34.84, 21.69, 39.30),
+    "no target text at inference": (32.52, 17.53, 30.34),
+    "no composed query at inference": (26.66, 15.21, 33.11),
+    "no caption loss": (32.75, 22.55, 36.15),
+    "no target-text loss": (29.83, 15.18, 34.31),
+    "another MLLM": (31.88, 18.18, 37.47),
+    "other prompts": (33.72, 22.15, 39.11),
+}
+
+
+class OtherWriter(StageConfig):
+    """Who else writes training data; the target texts of the benchmarks' queries stay those of the main model."""
+
+    model: str | None = Field(None, description="another MLLM; none: that row of the table says that it was not run")
+    caption_prompt: str = Field("caption_b", description="the other set of prompts, of the main model")
+    modification_prompt: str = "mvft_ji/modification_b"
+    target_text_prompt: str = "mvft_ji/target_text_b"
+
+
+class MvftJiAblations(MvftJi):
+    """Settings of mvft_ji, and of what takes another's place."""
+
+    other: OtherWriter = OtherWriter()
+
+
+@flow(name="mvft_ji_ablations")
+def mvft_ji_ablations(config: MvftJiAblations, rerun: Sequence[str] = (), until: str | None = None) -> str:
+    """Train MVFT-JI whole and without each of its parts, and compare; returns the id of the run.
+
+    Args:
+        config: settings of every stage; `{}` runs on the tiny world.
+        rerun: stages to make anew, with everything built on them.
+        until: the last stage to do, at its first call; None: all.
+    """
+    resources = config.resources
+    with RECIPE.run(config, rerun, until) as run:
+        images = ingest(config.ingest, resources=resources)
+        tokens = encode(config.encode, images, resources=resources)
+        texts = query_texts(config.query_texts.config(config.generate, config.evaluate), resources=resources)
+        alone = config.evaluate.model_copy(update={"baselines": ()})
+
+        def written(by: MvftJiGenerate) -> Artifact:
+            triplets = generate(by, None, images, resources=resources)
+            return filter(config.filter, triplets, images, tokens, resources=resources)
+
+        def measured(how: TrainConfig, triplets: Artifact) -> Artifact:
+            trained = train(how, triplets, images, tokens, resources=resources)
+            return evaluate(alone, trained, tokens, texts, resources=resources)
+
+        triplets = written(config.generate)
+        trained = train(config.train, triplets, images, tokens, resources=resources)
+        evaluations = {"full": evaluate(config.evaluate, trained, tokens, texts, resources=resources)}
+        for label, losses in (("no caption loss", "composed_text"), ("no target-text loss", "caption_image")):
+            evaluations[label] = measured(changed(config.train, losses=(losses,)), triplets)
+        other = config.other
+        prompts = other.model_dump(exclude={"model"})
+        evaluations["other prompts"] = measured(config.train, written(changed(config.generate, **prompts)))
+        if other.model is not None:
+            evaluations["another MLLM"] = measured(config.train, written(changed(config.generate, model=other.model)))
+        compare(CompareConfig(title="MVFT-JI's ablations", variants=variants(other.model)), evaluations)
+    return run.id
+
+
+def variants(other_model: str | None) -> tuple[Variant, ...]:
+    """The rows of table 4."""
+    found = []
+    for label, figures in PAPER.items():
+        source: str | None = "full" if label.endswith("at inference") else label
+        method = {
+            "no target text at inference": "composed",
+            "no composed query at inference": "target_text_trained",
+        }.get(label, "joint")
+        note = ""
+        if label == "another MLLM":
+            source, note = (None, "set other.model to a checkpoint") if other_model is None else (label, other_model)
+        paper = dict(zip(COLUMNS, figures, strict=True))
+        found.append(Variant(label=label, source=source, method=method, note=note, paper=paper))
+    return tuple(found)
+
+
+RECIPE = Recipe(
+    name="mvft_ji_ablations",
+    config=MvftJiAblations,
+    flow=mvft_ji_ablations,
+    stages=(ingest, encode, query_texts, generate, filter, train, evaluate, compare),
+)
