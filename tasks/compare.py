@@ -27,6 +27,7 @@ class Variant(StageConfig):
         method: of that evaluation.
         note: what a reader should know; where it was not made, why.
         paper: what a paper reports of it, by name of the column.
+        along: a number that the scores may follow; see `CompareConfig.along`.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Variant(StageConfig):
     method: str
     note: str = ""
     paper: dict[str, float] = Field({}, description="figures of a paper, by the name of their column")
+    along: float | None = None
 
 
 class CompareConfig(StageConfig):
@@ -42,6 +44,7 @@ class CompareConfig(StageConfig):
     title: str
     variants: tuple[Variant, ...] = Field(description="the first is what the others are compared with")
     tags: bool = Field(False, description="also by kind of edit")
+    along: str | None = Field(None, description="name of the variants' numbers; their correlation with scores is given")
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -63,14 +66,20 @@ def compare(out: Path, config: CompareConfig, evaluations: Mapping[str, Artifact
     """
     made = [one for one in config.variants if one.source is not None]
     scores = [row for one in made for row in _scores(one, evaluations)]
-    first = _worth(made[0], evaluations)
-    tests = [row for one in made[1:] for row in _tests(one, _worth(one, evaluations), made[0], first)]
+    worth = {one.label: _worth(one, evaluations) for one in made}
+    tests = [row for one in made[1:] for row in _tests(one, worth[one.label], made[0], worth[made[0].label])]
     write_table(out / "scores.parquet", pa.Table.from_pylist(scores, schema=SCORES), SCORES)
     write_table(out / "tests.parquet", pa.Table.from_pylist(tests, schema=TESTS), TESTS)
+    links = correlations(made, worth) if config.along else {}
     tables = [comparison(config, scores, tests, tagged) for tagged in ((False, True) if config.tags else (False,))]
-    text = "\n\n".join(markdown(*table) for table in tables) + "\n"
+    told = [
+        f"Correlation of {config.along} with {benchmark} {metric} over {len(made)} rows:"
+        f" {value:.2f} [{low:.2f}, {high:.2f}]"
+        for (benchmark, metric), (value, low, high) in links.items()
+    ]
+    text = "\n\n".join([*(markdown(*table) for table in tables), *told]) + "\n"
     write_atomically(out / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
-    page = template("compare.html.j2").render(title=config.title, tables=tables)
+    page = template("compare.html.j2").render(title=config.title, tables=tables, told=told)
     write_atomically(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
     missing = len(config.variants) - len(made)
     return Counts(
@@ -137,6 +146,30 @@ def _tests(
     return rows
 
 
+def correlations(
+    made: Sequence[Variant], worth: Mapping[str, Mapping[tuple[str, str], Mapping[str, float]]], rounds: int = 1000
+) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Pearson's correlation of the variants' numbers with their scores, by benchmark and metric.
+
+    The 95 % interval is a bootstrap over queries: it says what other queries could have given, not other variants.
+    """
+    some = [one for one in made if one.along is not None]
+    x = np.array([one.along for one in some], dtype=np.float64)
+    found = {}
+    for cell, queries in worth[made[0].label].items():
+        ids = sorted(queries)
+        values = np.array([[worth[one.label][cell][query] for query in ids] for one in some])
+        generator = np.random.default_rng(0)
+        draws = [generator.integers(len(ids), size=len(ids)) for _ in range(rounds)]
+        means = [values.mean(axis=1), *(values[:, draw].mean(axis=1) for draw in draws)]
+        if len(some) < 3 or np.ptp(x) == 0 or any(np.ptp(mean) == 0 for mean in means):
+            continue
+        links = [float(np.corrcoef(x, mean)[0, 1]) for mean in means]
+        low, high = np.percentile(links[1:], [2.5, 97.5])
+        found[cell] = (links[0], float(low), float(high))
+    return found
+
+
 def comparison(
     config: CompareConfig, scores: Sequence[Row], tests: Sequence[Row], tagged: bool
 ) -> tuple[str, list[str], list[list[str]]]:
@@ -152,14 +185,16 @@ def comparison(
         cells = [_cell(values.get((one.label, *cell)), found.get((one.label, *cell))) for cell in columns]
         if one.source is None:
             cells = ["not run" for _ in columns]
-        lines.append([one.label, *cells, *(f"{one.paper[name]:.2f}" if name in one.paper else "" for name in papers)])
-        lines[-1].append(one.note)
+        line = [one.label, *cells, *(f"{one.paper[name]:.2f}" if name in one.paper else "" for name in papers)]
+        if config.along:
+            line.append("" if one.along is None else f"{one.along:.1f}")
+        lines.append([*line, one.note])
     seeds = max((row["seeds"] for row in scores), default=1)
     caption = f"{config.title}{', by kind of edit' if tagged else ''}: percent with 95 % interval over queries"
     caption += f", mean of {seeds} seeds" if seeds > 1 else ", one seed"
     caption += "" if tagged else f"; beside it the difference to {config.variants[0].label!r} and its p-value"
     head = ["", *(f"{benchmark} {metric}" for benchmark, metric in columns), *(f"paper: {name}" for name in papers)]
-    return caption, [*head, "note"], lines
+    return caption, [*head, *([config.along] if config.along else []), "note"], lines
 
 
 def _cell(score: Row | None, test: Row | None) -> str:

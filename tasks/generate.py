@@ -154,7 +154,7 @@ def _triplet(plan: Plan, terms: Terms, one: Texts) -> dict[str, Any]:
     """A row of TRIPLETS."""
     row, texts = one.row, one.texts
     caption = plan.caption_prompt.digest if plan.caption_prompt is not None else ""
-    captions = texts if plan.caption_prompt is not None else {}
+    captions = {} if plan.undescribed else texts
     return {
         **dict.fromkeys(TRIPLETS.names),
         **row.columns,

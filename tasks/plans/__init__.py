@@ -79,6 +79,7 @@ class Plan:
         steps: in order; each may use the answers of those before it.
         modification, target_text: fields of the answers that become these columns of a triplet.
         caption_is_negative: whether the reference's caption becomes a hard negative of the target text.
+        undescribed: whether what stands in the prompt for captions is none.
     """
 
     recipe: str
@@ -91,6 +92,7 @@ class Plan:
     modification: str = "modification"
     target_text: str | None = None
     caption_is_negative: bool = False
+    undescribed: bool = False
 
     @property
     def prompts(self) -> list[Prompt]:

@@ -58,6 +58,7 @@ class MraCirGenerate(GenerateConfig, Styled):
             rows=partial(self._rows, pairs),
             caption_prompt=None if self.caption_prompt is None else prompts.load(self.caption_prompt),
             captioned=found.unique().sort(),
+            undescribed=self.caption_prompt is None,
             steps=(Step(prompts.load(self.modification_prompt)),),
         )
 

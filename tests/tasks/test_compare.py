@@ -115,3 +115,15 @@ def test_evaluations_are_inputs_by_their_labels(
     assert compare.make(config, other).state == "ran"
     with pytest.raises(TypeError, match="evaluations is an Artifact, not dict"):
         compare.make(config, {"full": "text"})  # type: ignore[dict-item]
+
+
+def test_scores_may_follow_a_number(tmp_path: Path, evaluations: dict[str, Artifact]) -> None:
+    out = tmp_path / "out"
+    evaluations["more"] = evaluation(tmp_path, "more", {"joint": [[1, 1, 1, 1]]})
+    run(
+        out, evaluations, variant("a", along=62.5), variant("b", "less", along=12.5), variant("c", "more", along=100.0),
+        along="% right",
+    )  # fmt: skip
+    text = (out / "table.md").read_text()
+    assert "| % right | note |" in text.splitlines()[2]
+    assert "Correlation of % right with one recall@1 over 3 rows: 1.00 [" in text  # the numbers are the scores

@@ -1,0 +1,58 @@
+"""Which triplets of the tiny world are right: its scenes are known, and its texts can be read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import JsonValue
+
+from data.artifact import Artifact, Counts, write_table
+from data.config import StageConfig
+from data.metrics import bootstrap_interval
+from data.schemas import TRIPLETS
+from data.tiny_lessons import Lesson, is_right
+from data.tiny_random_edits import pool_scene
+from tasks.stage import stage
+
+TRUTH = pa.schema([pa.field("triplet_id", pa.string(), nullable=False), pa.field("right", pa.bool_(), nullable=False)])
+
+
+def is_true(row: Mapping[str, Any], seed: int) -> bool:
+    """Whether a triplet's modification leads from its reference to its target, or its target text says where.
+
+    Args:
+        row: of TRIPLETS, over images of the source `tiny_world`.
+        seed: of that source.
+    """
+    scene = pool_scene(int(row["reference_id"]), seed)
+    if row["target_id"] is not None:
+        answer = {"modification": row["modification"]}
+        scenes = (scene, pool_scene(int(row["target_id"]), seed))
+        return is_right(Lesson("mra_cir/modification", scenes, {}, answer), answer)
+    fields = {"modification": row["modification"]}
+    answer = {"target_text": str(row["target_text"])}
+    return is_right(Lesson("mvft_ji/target_text", (scene,), fields, answer), answer)
+
+
+class TruthConfig(StageConfig):
+    """Which tiny world the images are of."""
+
+    seed: int = 0
+
+
+@stage(version=1)
+def truth(out: Path, config: TruthConfig, triplets: Artifact) -> Counts:
+    """Write truth.parquet: of every triplet whether it is right. `detail` has the percentage with its 95 % interval.
+
+    Only for images of the source `tiny_world`; a wrong triplet is counted, not dropped.
+    """
+    rows = triplets.read(TRIPLETS, "triplets.parquet").to_pylist()
+    right = [is_true(row, config.seed) for row in rows]
+    table = pa.table({"triplet_id": [row["triplet_id"] for row in rows], "right": right}, schema=TRUTH)
+    write_table(out / "truth.parquet", table, TRUTH)
+    detail: dict[str, JsonValue] = {}
+    if rows:
+        low, high = bootstrap_interval([100.0 * one for one in right])
+        detail = {"right": round(100 * sum(right) / len(right), 2), "low": round(low, 2), "high": round(high, 2)}
+    return Counts(read=len(rows), kept=len(rows), written=len(rows), detail=detail)
