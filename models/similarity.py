@@ -27,7 +27,8 @@ def laid_out(tokens: Tensor, similarity: Similarity) -> Tensor:
         return mean
     if similarity == "slots":
         # Two such vectors have the product (1 / T) sum over t of <a_t, b_t>.
-        return tokens.flatten(-2).unsqueeze(-2) / tokens.shape[-2] ** 0.5
+        whole: Tensor = tokens.flatten(-2).unsqueeze(-2) / tokens.shape[-2] ** 0.5
+        return whole
     return tokens
 
 

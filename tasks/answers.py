@@ -148,13 +148,12 @@ def baseline_answers(
     """Answers of the papers' baselines, by method; `texts` adds target_text, their [CLS] features alone. Other
     arguments as of `trained_answers`."""
     images = encode_images(encoder, pictures, path, advance)
-    queries: dict[str, TokenSet] = {
-        **baseline_queries(encoder, pictures, images.at(pictures.references), methods),
-    }
+    asked = baseline_queries(encoder, pictures, images.at(pictures.references), methods)
+    queries: dict[str, TokenSet] = {str(method): found for method, found in asked.items()}
     if texts is not None:
         queries["target_text"] = text_queries(encoder, texts, pictures.batch)
     judge = Judge(pictures.benchmark, depth)
-    return {method: answer(judge, [Weighted(1.0, asked)], images, advance) for method, asked in queries.items()}
+    return {method: answer(judge, [Weighted(1.0, found)], images, advance) for method, found in queries.items()}
 
 
 @torch.inference_mode()

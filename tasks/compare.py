@@ -92,7 +92,7 @@ def compare(out: Path, config: CompareConfig, evaluations: Mapping[str, Artifact
 
 
 def _source(one: Variant, evaluations: Mapping[str, Artifact]) -> Artifact:
-    if one.source not in evaluations:
+    if one.source is None or one.source not in evaluations:
         raise ValueError(f"variant {one.label!r} is of evaluation {one.source!r}; there are {', '.join(evaluations)}")
     return evaluations[one.source]
 

@@ -9,11 +9,11 @@ from pydantic import Field, PositiveInt
 
 from data.artifact import Artifact, Counts, read_table, write_atomically
 from data.config import StageConfig
-from data.schemas import SCORES
+from data.schemas import SCORES, TESTS
 from tasks.report_cards import Card, cards, rejections
 from tasks.report_filters import filtered
 from tasks.report_generation import generation
-from tasks.report_parts import headlines, interval_chart, score_tables, stage_row, training_charts
+from tasks.report_parts import METHODS, headlines, interval_chart, score_tables, stage_row, training_charts
 from tasks.report_windows import window_section
 from tasks.stage import stage
 
@@ -33,7 +33,7 @@ class ReportConfig(StageConfig):
     )
 
 
-@stage(version=4)
+@stage(version=5)
 def report(
     out: Path,
     config: ReportConfig,
@@ -67,6 +67,7 @@ def report(
         headlines=headlines(measured),
         score_charts=[interval_chart(table) for table in tables if not table.tags],
         score_tables=tables,
+        tests=_tests(scores),
         stages=[stage_row(one) for one in stages],
         generation=generation(triplets, config.gpu_hour_price),
         charts=_charts(trained),
@@ -91,6 +92,22 @@ def template(name: str) -> Template:
     """A page of this folder; what it is filled with is text unless it says otherwise."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     return environment.get_template(name)
+
+
+def _tests(scores: Artifact | None) -> list[tuple[str, ...]]:
+    """Cells of the table of paired tests: where, what, against what, the difference in points, p."""
+    if scores is None or not (scores.path / "tests.parquet").is_file():
+        return []
+    return [
+        (
+            f"{row['benchmark']} {row['metric']}",
+            METHODS.get(row["method"], row["method"]),
+            METHODS.get(row["other"], row["other"]),
+            f"{row['difference']:+.1f}",
+            "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
+        )
+        for row in scores.read(TESTS, "tests.parquet").to_pylist()
+    ]
 
 
 def _facts(stages: list[Artifact], tokens: Artifact | None, shown: list[Card]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The studies: what their tables compare, and which windows they lay beside each other."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,16 @@ import pytest
 from data.windows import Window
 from flows.mra_cir_ablations import MraCirAblations
 from flows.mra_cir_ablations import variants as parts
+from flows.mra_cir_noise import MraCirNoise
 from flows.mra_cir_windows import MraCirWindows, swept
 from flows.mvft_ji import MvftJi
 from flows.mvft_ji_ablations import variants
 from flows.overrides import configure
+from tasks.runs import load_run
+from tasks.stage import Stage
+from tasks.store import home
+from tests.flows import stand_ins
+from tests.tasks.scripted_generate import small_model, use_scripted_backend
 from tests.tasks.small_artifacts import sealed
 
 
@@ -54,3 +61,87 @@ def test_the_parts_of_mra_cir_are_rows_beside_what_needs_no_training() -> None:
         *("full", "pooled", "slots", "hard negatives", "no captions"), *("image_only", "text_only", "image_text"),
     ]  # fmt: skip
     assert all(one.method == "composed" for one in found[:5])
+
+
+def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *assignments: str) -> tuple[list[str], str]:
+    """Run a study without Prefect, with a scripted model and stand-ins for the networks: its stages, and its table."""
+    use_scripted_backend()
+    monkeypatch.setattr(Stage, "__call__", lambda self, *args, **more: self.make(*args, **more).artifact)
+    monkeypatch.setattr("flows.recipe.show_run", lambda *told: None)
+    flow = importlib.import_module(f"flows.{name}")
+    for stage in ("encode", "rank", "mine", "train", "query_texts", "evaluate"):
+        if hasattr(flow, stage):
+            monkeypatch.setattr(flow, stage, getattr(stand_ins, stage))
+    writer = [f"backend=scripted model={small_model(folder / 'model')}".split()]
+    given = ["ingest.images=24", *(f"generate.{one}" for one in writer[0]), *assignments]
+    record = load_run(flow.RECIPE.flow.fn(configure(flow.RECIPE.config, given)))
+    assert {row.state for row in record.stages} <= {"ran", "cached"}
+    artifact = next(row.artifact for row in record.stages if row.stage == "compare")
+    assert artifact is not None
+    return [row.stage for row in record.stages], (home() / artifact / "table.md").read_text()
+
+
+def labels(table: str) -> list[str]:
+    lines = [line for line in table.split("\n\n")[1].splitlines() if line.startswith("| ")]
+    return [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]]
+
+
+@pytest.mark.usefixtures("store")
+def test_mvft_ji_is_trained_five_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, table = run("mvft_ji_ablations", tmp_path, monkeypatch)
+    assert labels(table) == [one.label for one in variants(None)]
+    assert stages.count("train") == 5
+    assert stages.count("generate") == 3  # the first, natural edits, the other prompts
+    assert "| another MLLM | not run | not run | 31.88 | 18.18 | 37.47 | set other.model to a checkpoint |" in table
+    other = small_model(tmp_path / "other")
+    (other / "model.safetensors").write_bytes(b"other weights")
+    stages, table = run("mvft_ji_ablations", tmp_path, monkeypatch, f"other.model={other}")
+    assert stages.count("train") == 6
+    assert "not run" not in table
+
+
+@pytest.mark.usefixtures("store")
+def test_every_window_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = ["ranks=[[5,6],[1,1]]", "by=rank,percentile,score", "pool=50", "sample.low=5", "sample.high=6"]
+    stages, table = run("mra_cir_windows", tmp_path, monkeypatch, *narrow)
+    # Percentiles above 8 up to 12 of 23 candidates are the rank 2; up to 2 they are none.
+    assert labels(table)[:4] == ["ranks 5 to 6", "ranks 1 to 1", "percentiles 8 to 12", "percentiles 0 to 2"]
+    assert "| percentiles 0 to 2 | not run | not run | percentiles 0 to 2 of a pool of 23" in table
+    assert labels(table)[4].startswith("scores 0.94 to 0.95 (ranks 5 to 6)")
+    assert stages.count("train") == 5
+
+
+@pytest.mark.usefixtures("store")
+def test_the_parts_of_mra_cir_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, table = run("mra_cir_ablations", tmp_path, monkeypatch, "sample.low=5", "sample.high=6")
+    assert labels(table) == [one.label for one in parts(MraCirAblations())]
+    assert stages.count("train") == 5
+    assert stages.count("generate") == 2
+
+
+@pytest.mark.usefixtures("store")
+def test_wrong_modifications_are_judged_and_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = [f"filter.judge.{one}" for one in ("backend=scripted", f"model={small_model(tmp_path / 'model')}")]
+    monkeypatch.setenv("SCRIPTED_CHOICES", "1")
+    narrow = ["sample.low=5", "sample.high=6", "shares=0.25,0.5", *judge]
+    stages, table = run("mra_cir_noise", tmp_path, monkeypatch, *narrow)
+    assert labels(table) == [
+        *("as written", "25 % wrong", "50 % wrong", "50 % wrong, judged", "50 % wrong, judged, rewritten"),
+        "as written, judged",
+    ]
+    assert stages.count("train") == 6
+    assert "% right | note |" in table
+    with pytest.raises(ValueError, match=r"known of ingest.source=tiny_world only, not of 'folder'"):
+        configure(MraCirNoise, ["ingest.source=folder", "ingest.path=photos"])
+
+
+@pytest.mark.usefixtures("store")
+def test_sources_are_trained_on_alone_and_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mvft = [f"mvft.{one}" for one in ("backend=scripted", f"model={small_model(tmp_path / 'model')}")]
+    stages, table = run("several_sources", tmp_path, monkeypatch, "sample.low=5", "sample.high=6", *mvft)
+    assert labels(table)[:4] == ["MRA-CIR", "MVFT-JI", "both", "both, hard negatives"]
+    assert labels(table)[4:] == [f"{one}: joint" for one in labels(table)[:4]]
+    assert "| MRA-CIR |" in table
+    assert "24 triplets, 7 steps" in table
+    assert "48 triplets, 7 steps" in table
+    assert stages.count("train") == 4

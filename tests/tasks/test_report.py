@@ -12,7 +12,7 @@ import pytest
 
 from data.artifact import Artifact, Counts, seal
 from data.config import Resources
-from data.schemas import PAIRS, TRIPLETS
+from data.schemas import PAIRS, SCORES, TESTS, TRIPLETS
 from tasks.filter import FilterConfig, filter
 from tasks.report import ReportConfig, report
 from tasks.report_cards import LONGEST, sampled, shortened
@@ -273,3 +273,14 @@ def test_figures_are_flattened_for_reading() -> None:
         ("ok", "yes"),
     ]
     assert shortened("x" * (LONGEST + 3)) == "x" * LONGEST + " … (3 more characters)"
+
+
+def test_differences_are_told_where_they_were_tested(tmp_path: Path, run: dict[str, Artifact]) -> None:
+    row = {"benchmark": "tiny_single", "metric": "recall@1", "method": "composed", "other": "image_only"}
+    rows = [{**row, "difference": 27.4, "p": 0.0001, "queries": 500}]
+    done = Counts(read=1, kept=1, written=1)
+    tables = {"scores.parquet": (SCORES, list(score_rows())), "tests.parquet": (TESTS, rows)}
+    page = Page(make(tmp_path, run | {"scores": put(tmp_path, "tested", done, tables)})[0])
+    assert "Differences, query by query" in page.text
+    assert "tiny_single recall@1 composed image only +27.4 < 0.001" in page.text
+    assert "Differences, query by query" not in Page(make(tmp_path, run)[0]).text
