@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 import prompts
-from data.tiny_language import STYLES
+from data.tiny_language import STYLES, read_modification
 from data.tiny_lessons import IN_BOTH_SETS, SECOND, TASKS, Lesson, lesson
 from models import tiny
 from tasks.see import drawn
@@ -31,6 +31,14 @@ MIX = {
         (4800, (0.04, 0.12, 0.04, 0.3, 0.38, 0.12)),
     )
 }
+
+
+# From this step on, of the tasks in which an edit is carried out in words, fewer questions are asked that the model
+# answers by now: to change a size, to move or remove something, it has to know which thing is meant before it names it.
+LAST_PHASE = max(MIX)
+CARRIED_OUT = ("mvft_ji/target_text", "instruct_cir/instruction")
+LEARNED_LAST = frozenset({"size", "position", "removal"})
+EASY_AGAIN = 0.6  # share of the other questions that are drawn anew
 
 
 def mix_at(step: int) -> dict[str, float]:
@@ -98,10 +106,19 @@ class Lessons(IterableDataset[dict[str, Tensor]]):
             tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.plan.parts)
             for part in range(self.rank, self.plan.parts, self.world):
                 rng = random.Random(f"{name}/{part}")
-                yield batch(
-                    [lesson(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer
-                )
+                draw = asked_last if step >= LAST_PHASE and tasks[part] in CARRIED_OUT else lesson
+                yield batch([draw(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer)
             step += 1
+
+
+def asked_last(task: str, rng: random.Random, second: float) -> Lesson:
+    """Draw a question of a task in which an edit is carried out, more often one of those that are learned last."""
+    while True:
+        question = lesson(task, rng, second)
+        text = question.fields.get("modification") or question.answer["instruction"]
+        kinds = {edit.kind for edit in read_modification(text) or ()}
+        if kinds & LEARNED_LAST or rng.random() >= EASY_AGAIN:
+            return question
 
 
 def batch(questions: Sequence[Lesson], tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Teaching the small MLLM: from nothing, and on from a checkpoint."""
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from data.artifact import Artifact
 from data.config import Resources
+from data.tiny_language import read_modification
+from data.tiny_lessons import Lesson, lesson
 from models import tiny
-from tasks.lessons import mix_at
+from tasks.lessons import CARRIED_OUT, LEARNED_LAST, asked_last, mix_at
 from tasks.teach import TeachConfig, teach, teach_facts
 
 
@@ -52,3 +56,15 @@ def test_the_share_of_tasks_follows_the_steps() -> None:
     assert mix_at(0)["caption"] > mix_at(4800)["caption"]
     for step in (0, 1200, 2000, 2700, 4799, 4800, 9000):
         assert sum(mix_at(step).values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("task", CARRIED_OUT)
+def test_what_is_learned_last_is_asked_more_often(task: str) -> None:
+    def share(draw: Callable[[str, random.Random, float], Lesson]) -> float:
+        rng = random.Random(0)
+        questions = [draw(task, rng, 0.25) for _ in range(200)]
+        texts = [one.fields.get("modification") or one.answer["instruction"] for one in questions]
+        kinds = [{edit.kind for edit in read_modification(text) or ()} for text in texts]
+        return sum(bool(some & LEARNED_LAST) for some in kinds) / len(kinds)
+
+    assert share(asked_last) > share(lesson) + 0.1
