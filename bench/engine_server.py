@@ -1,4 +1,4 @@
-"""One vLLM server of a shipped checkpoint, kept up for the time of a measurement."""
+"""A vLLM server of a shipped checkpoint, kept up for the time of a measurement."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from models.checkpoints import resolve
@@ -18,9 +19,38 @@ from models.checkpoints import resolve
 _START_SECONDS = 1200
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server that answers.
+
+    Attributes:
+        url: its address, without a path.
+        settings: of a recipe, so that it asks this server.
+    """
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def settings(self) -> list[str]:
+        return ["generate.backend=openai", f"resources.endpoints={self.url}/v1"]
+
+    def answered(self) -> int:
+        """Requests that it has answered so far, by its own count."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as page:
+            lines = page.read().decode().splitlines()
+        return sum(round(float(line.split()[-1])) for line in lines if line.startswith("vllm:request_success_total"))
+
+    def kill(self) -> None:
+        """End it at once, its engine included, which is a process of the same group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
 @contextmanager
-def served(name: str, log: Path) -> Iterator[list[str]]:
-    """Settings of a recipe that let it ask the server: `generate.backend=openai`, and its address.
+def served(name: str, log: Path) -> Iterator[Server]:
+    """A server of a checkpoint, for as long as the block lasts.
 
     Raises:
         RuntimeError: if it does not start; its log is named.
@@ -43,14 +73,12 @@ def served(name: str, log: Path) -> Iterator[list[str]]:
         )
     try:
         _wait(process, f"http://127.0.0.1:{port}/health", log)
-        yield ["generate.backend=openai", f"resources.endpoints=http://127.0.0.1:{port}/v1"]
+        yield Server(f"http://127.0.0.1:{port}", process)
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its engine is a process of the same group
-        process.wait()
+        Server("", process).kill()
 
 
 def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

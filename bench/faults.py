@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         home = given.home.absolute()
         reports = []
         if given.serve:
-            asked = stack.enter_context(served("tiny_llava", home / "engine.log"))
+            asked = stack.enter_context(served("tiny_llava", home / "engine.log")).settings
             found = campaign([*command, *asked], home / "served", given.kills, given.chain, given.seed, say)
             reports.append(found)
         kills, others = (given.in_process, False) if given.serve else (given.kills, True)

@@ -5,6 +5,10 @@ import json
 import math
 from pathlib import Path
 
+# Made once: `json.dumps` makes one for every call that is not of the plainest kind.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_SCALARS = (str, int, bool, type(None))
+
 
 def canonical(obj: object) -> str:
     """The one JSON text of `obj`: keys sorted, no spaces, ASCII only.
@@ -15,8 +19,9 @@ def canonical(obj: object) -> str:
         ValueError: for NaN and infinities, which JSON does not have.
         TypeError: for anything that is not JSON (sets, paths, models, mappings with keys other than strings).
     """
-    _refuse_foreign(obj, "value")
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if not _is_plain(obj):
+        _refuse_foreign(obj, "value")  # slower, because it knows where it is
+    return _ENCODER.encode(obj)
 
 
 def digest(obj: object) -> str:
@@ -42,6 +47,17 @@ def tree_digest(folder: Path, pattern: str = "**/*") -> str:
     if not files:
         raise FileNotFoundError(f"no file matches {pattern!r} in {folder}")
     return digest([[name, file_digest(path)] for name, path in files])
+
+
+def _is_plain(obj: object) -> bool:
+    kind = type(obj)
+    if kind is float:
+        return math.isfinite(obj)  # type: ignore[arg-type]
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        return all(type(key) is str and _is_plain(item) for key, item in obj.items())  # type: ignore[attr-defined]
+    return kind in (list, tuple) and all(map(_is_plain, obj))  # type: ignore[call-overload]
 
 
 def _refuse_foreign(obj: object, where: str) -> None:

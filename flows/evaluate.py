@@ -3,18 +3,19 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from data.config import Resources
+from data.config import Resources, StageConfig
 from data.images import BadImage
 from data.presence import MissingImages
 from data.progress import reporting_to
 from data.submissions import FILES
+from flows.overrides import configure
 from flows.results import features_table, paired_table, protocol_lines, score_tables
 from flows.score import parse_choices
 from flows.tables import console
@@ -23,7 +24,14 @@ from tasks.measure import BASELINE_METHODS, Encoded, Prepared, measure, prepare
 from tasks.runs import StageRecord
 from tasks.score import check_names
 from tasks.score_tables import Results, results, write
-from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, write_target_texts
+from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, check_writer, write_target_texts
+
+
+class Settings(StageConfig):
+    """What `--set` may change; most of it has options of its own too."""
+
+    resources: Resources = Resources()
+    target_texts: TargetTextConfig = TargetTextConfig(model="")
 
 
 def evaluate(
@@ -52,12 +60,29 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="images per forward pass")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="threads that read images")] = 2,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="further resources as for run, and how target texts are asked for, such as"
+            " resources.endpoints=http://host:8000/v1 or target_texts.sampling.max_tokens=200; repeatable",
+        ),
+    ] = None,
 ) -> None:
-    """Measure checkpoints on the real benchmarks and print one table."""
+    """Measure checkpoints on the real benchmarks and print one table.
+
+    Joint inference by a model behind servers:
+
+      python -m flows evaluate CHECKPOINT --benchmark cirr --root DIR --backend openai --target-texts NAME
+        --set resources.endpoints=http://one:8000/v1,http://two:8000/v1
+    """
     try:
         names = check_names(benchmark.split(","))
         choices = {name: split_choices(protocol or [], name, names) for name in names}
-        resources = Resources.model_validate({"device": device, "batch_size": batch_size, "workers": workers})
+        own = {"device": device, "batch_size": batch_size, "workers": workers}
+        settings = settled(own, target_texts, backend, assignments or [])
+        resources = settings.resources
         labels = label(checkpoints)
         if split == "test" and depth < 50 and any(name in FILES for name in names):
             raise ValueError(f"submission files hold 50 images per query, so --depth {depth} is too few")
@@ -67,7 +92,7 @@ def evaluate(
             texts = None
             if target_texts is not None:
                 with phase(display, "texts"):
-                    texts = write_texts(prepared, target_texts, backend, allow_missing, out, resources, display)
+                    texts = write_texts(prepared, settings, allow_missing, out, display)
             with phase(display, "answers"):
                 methods = BASELINE_METHODS if baselines else ()
                 found = measure(prepared, labels, methods, depth, resources, texts, weight)
@@ -89,24 +114,40 @@ def evaluate(
         print(f"note: {note}", file=sys.stderr)
 
 
+def settled(own: Mapping[str, object], model: str | None, backend: str, assignments: Sequence[str]) -> Settings:
+    """All settings, looked at before any work starts.
+
+    Args:
+        own: resources that have options of their own.
+        model, backend: of the target texts; no model: there will be none.
+        assignments: of `--set`.
+
+    Raises:
+        ValueError, LookupError: for settings that are not taken, that nothing would use, or a backend that cannot work
+            with them.
+    """
+    words = [f"resources.{name}={value}" for name, value in own.items()]
+    words += [f"target_texts.backend={backend}"] + ([f"target_texts.model={model}"] if model is not None else [])
+    settings = configure(Settings, [*words, *assignments])
+    if model is None:
+        if unused := [word for word in assignments if word.startswith("target_texts.")]:
+            raise ValueError(f"--set {unused[0]} is about target texts, and none are written without --target-texts")
+        return settings
+    check_writer(settings.target_texts, settings.resources)
+    return settings
+
+
 def write_texts(
-    prepared: list[Prepared],
-    model: str,
-    backend: str,
-    allow_missing: bool,
-    out: Path,
-    resources: Resources,
-    display: Display,
+    prepared: list[Prepared], settings: Settings, allow_missing: bool, out: Path, display: Display
 ) -> TargetTexts:
     """The target texts of all queries; the model's answers are kept in `out` too.
 
     Raises:
         MissingTexts: if a query has none, unless `allow_missing`.
     """
-    config = TargetTextConfig(model=model, backend=backend)
     out.mkdir(parents=True, exist_ok=True)
     benchmarks = [one.benchmark for one in prepared]
-    texts = write_target_texts(benchmarks, config, resources, out / "generations.parquet")
+    texts = write_target_texts(benchmarks, settings.target_texts, settings.resources, out / "generations.parquet")
     if not allow_missing:
         texts.check()
     display.say(f"target texts: {texts.asked} requests, {texts.reused} known before")

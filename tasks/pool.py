@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 import pyarrow as pa
 from PIL import Image
@@ -13,11 +13,13 @@ from models.backends import Engine
 from tasks.ingest import open_image
 from tasks.requests import Picture
 
+# Pictures kept after they were looked up: a chunk asks for each of its images several times.
+_KEPT = 4096
 _COLUMNS = ("image_id", "uri", "width", "height", "sha256")
 
 
 class Pool(Mapping[str, Picture]):
-    """Pictures by image id. A picture is made when it is looked up, so memory holds the Arrow table alone."""
+    """Pictures by image id, made as they are looked up: memory holds the Arrow table and the latest few thousand."""
 
     def __init__(self, images: Artifact, engine: Engine) -> None:
         """Read the table.
@@ -29,8 +31,12 @@ class Pool(Mapping[str, Picture]):
         self._images, self._side = images, engine.image_side
         table = images.read(IMAGES, "images.parquet").select(_COLUMNS).combine_chunks()
         self._columns = {name: table[name].combine_chunks() for name in _COLUMNS}
+        self._made = lru_cache(_KEPT)(self._make)
 
     def __getitem__(self, image_id: str) -> Picture:
+        return self._made(image_id)
+
+    def _make(self, image_id: str) -> Picture:
         place = self._place(image_id)
         if place is None:
             raise KeyError(image_id)

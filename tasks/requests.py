@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Terms:
     engine: Engine
     pictures: Mapping[str, Picture]
 
-    @property
+    @cached_property
     def model(self) -> str:
         """The name in the provenance: a checkpoint's folder or its Hugging Face id."""
         return Path(self.located.path_or_id).name if self.located.local else self.located.path_or_id
@@ -100,34 +101,40 @@ class Terms:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request to be made for a question; `number` counts from 0."""
+    """One request to be made for a question.
+
+    Attributes:
+        number: counts from 0.
+        request_id: SHA-256 of all that decides the answer.
+        image_digests: of the question's images, as they are seen.
+        sampling: how the answer is drawn.
+    """
 
     terms: Terms
     prompt: Prompt
     question: Question
     number: int
     request_id: str
+    image_digests: tuple[str, ...]
+    sampling: Mapping[str, Any]
     choices: tuple[str, ...] = ()
 
     @staticmethod
     def of(terms: Terms, prompt: Prompt, question: Question, number: int, choices: tuple[str, ...] = ()) -> "Attempt":
-        """The attempt with its id, SHA-256 of all that decides the answer."""
+        """The attempt with its id."""
+        image_digests, sampling = terms.digests(question), terms.drawn(number + question.draw)
         deciding = {
             "prompt_digest": prompt.digest,
             "rendered": question.rendered,
-            "images": terms.digests(question),
+            "images": image_digests,
             "model": terms.model,
             "revision": terms.located.revision,
-            "sampling": terms.drawn(number + question.draw),
+            "sampling": sampling,
             "attempt": number,
             **({"draw": question.draw} if question.draw else {}),
             **({"choices": choices} if choices else {}),
         }
-        return Attempt(terms, prompt, question, number, digest(deciding), choices)
-
-    @property
-    def _drawn(self) -> dict[str, Any]:
-        return self.terms.drawn(self.number + self.question.draw)
+        return Attempt(terms, prompt, question, number, digest(deciding), image_digests, sampling, choices)
 
     def request(self, images: Mapping[str, Image.Image]) -> Request:
         """What the engine gets. The seed comes from the id, so every row and attempt has its own."""
@@ -135,9 +142,9 @@ class Attempt:
             request_id=self.request_id,
             prompt=self.question.rendered,
             images=tuple(images[image_id] for image_id in self.question.image_ids),
-            image_digests=self.terms.digests(self.question),
+            image_digests=self.image_digests,
             seed=int(self.request_id[:8], 16) >> 1,
-            temperature=float(self._drawn["temperature"]),
+            temperature=float(self.sampling["temperature"]),
             answer=self.prompt.answer,
             choices=self.choices,
         )
@@ -151,8 +158,8 @@ class Attempt:
             model=self.terms.model,
             revision=self.terms.located.revision,
             rendered=self.question.rendered,
-            image_digests=self.terms.digests(self.question),
-            sampling=canonical(self._drawn),
+            image_digests=self.image_digests,
+            sampling=canonical(self.sampling),
             attempt=self.number,
             raw_response=response.text,
             finish_reason=response.finish_reason,

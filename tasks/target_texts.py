@@ -19,7 +19,7 @@ from data.config import Resources, StageConfig
 from data.keys import canonical
 from data.progress import progress
 from data.schemas import GENERATIONS
-from models.backends import Engine, Sampling, load_backend, locate_model
+from models.backends import Engine, Sampling, check_resources, load_backend, locate_model
 from tasks.asking import Asker
 from tasks.replies import Rejected
 from tasks.requests import Picture, Question, Terms
@@ -52,6 +52,16 @@ class TargetTextConfig(StageConfig):
                 f" {list(prompt.answer)}; want 1 image, ['modification'] and {ANSWER!r}"
             )
         return value
+
+
+def check_writer(config: TargetTextConfig, resources: Resources) -> None:
+    """Refuse a backend or a model that is not there, or resources that the backend cannot work with.
+
+    Raises:
+        LookupError, ValueError: saying which.
+    """
+    check_resources(config.backend, resources)
+    locate_model(config.backend, config.model)
 
 
 class MissingTexts(Exception):  # noqa: N818  (what is wrong, as in the message)

@@ -16,6 +16,7 @@ from data.submissions import check_submission
 from data.tiny_layouts import write_layouts
 from flows.__main__ import app
 from flows.evaluate import label, split_choices
+from tests.models.endpoints import good, serving
 from tests.models.tiny_blip2 import tiny_checkpoint
 from tests.tasks.scripted_generate import small_model, use_scripted_backend
 
@@ -174,6 +175,21 @@ def test_joint_inference_and_cached_features(
     assert {row["method"] for row in pq.read_table(out / "scores.parquet").to_pylist()} == {"composed"}
 
 
+@pytest.mark.slow
+def test_target_texts_come_from_endpoints(
+    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(lambda body, before: good('{"target_text": "a thing"}')) as one:
+        words = (checkpoint, "--benchmark", "circo", "--root", world, "--out", tmp_path / "out", "--no-baselines")
+        asked = ("--backend", "openai", "--target-texts", "some/model@r1", "--examples", 0)
+        given = ("--set", f"resources.endpoints={one.url}", "--set", "target_texts.sampling.max_tokens=99")
+        code, _, wrong = run(monkeypatch, tmp_path / "home", *words, *asked, *given)
+    assert (code, len(one.bodies)) == (0, len(circo.read("val", world).queries)), wrong
+    assert {(body["model"], body["max_tokens"]) for body in one.bodies} == {("some/model", 99)}
+    methods = {row["method"] for row in pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()}
+    assert methods == {"composed", "target_text", "joint"}
+
+
 def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, told in (
         (("cirr,circ",), "did you mean 'circo'?"),
@@ -183,6 +199,11 @@ def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeyp
         (("cirr", "--protocol", "taget=soft"), "did you mean 'target'?"),
         (("genecis", "--split", "test"), "genecis has no split 'test'"),
         (("cirr", "--split", "test", "--depth", "10"), "50 images per query"),
+        (("cirr", "--target-texts", "a/b", "--backend", "openai"), "resources.endpoints=http://localhost:8000/v1"),
+        (("cirr", "--target-texts", "a/b", "--backend", "opnai"), "did you mean 'openai'?"),
+        (("cirr", "--set", "resources.endpoint=http://one"), "did you mean 'resources.endpoints'?"),
+        (("cirr", "--set", "resources.device=cuda"), "resources.device is given twice"),
+        (("cirr", "--set", "target_texts.retries=1"), "none are written without --target-texts"),
     ):
         code, out, wrong = run(monkeypatch, tmp_path, "nowhere", "--root", world, "--benchmark", *words)
         assert (code, out) == (1, "")
