@@ -39,11 +39,12 @@ def execute_estimate(name: str, assignments: Sequence[str], rerun: Sequence[str]
     except (OSError, RuntimeError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from None
-    price = load_run(started_here()[-1]).config["report"]["gpu_hour_price"]
-    show(found, price, "pairs" if pairs is not None else "images")
+    settings = load_run(started_here()[-1]).config
+    asking = [name for name, one in settings.get("filter", {}).items() if one["on"] and "backend" in one]
+    show(found, settings["report"]["gpu_hour_price"], "pairs" if pairs is not None else "images", asking)
 
 
-def show(found: Estimate, price: float | None, unit: str) -> None:
+def show(found: Estimate, price: float | None, unit: str, asking: Sequence[str]) -> None:
     """Print an estimate, and how it was made."""
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -58,6 +59,8 @@ def show(found: Estimate, price: float | None, unit: str) -> None:
     console().print(table)
     for line in sentences(found, price):
         typer.echo(line)
+    if asking:
+        typer.echo(f"not in it: what {' and '.join(asking)} among the filters will ask a model about every triplet")
 
 
 def sentences(found: Estimate, price: float | None) -> list[str]:
