@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # importing this package must not cost seconds of torch: the 
     from PIL import Image
     from torch import Tensor, nn
 
+MLLMS = ("llava", "qwen2_vl", "qwen2_5_vl", "phi4_multimodal")
+"""Types of multimodal language models that can embed, as their configs name them."""
 TextReading = Literal["cls", "query_ffn", "text_ffn"]
 """How a text is read without an image.
 
@@ -136,20 +138,25 @@ def load_encoder(
 
     Raises:
         FileNotFoundError, LookupError: if there is no such checkpoint.
-        ValueError: if it is not a BLIP-2 retrieval model, or the dtype or device is unknown.
+        ValueError: if it is neither a BLIP-2 retrieval model nor an MLLM that embeds, or dtype or device is unknown.
     """
+    from transformers import AutoConfig
+
     from models.checkpoints import resolve
-    from models.encoders.blip2 import Blip2Encoder
 
     located = resolve(checkpoint)
-    return Blip2Encoder.load(
-        located.path_or_id,
-        revision=None if located.local else located.revision,
-        digest=located.revision,
-        device=device,
-        dtype=dtype,
-        max_text_tokens=max_text_tokens,
-    )
+    revision = None if located.local else located.revision
+    settings: dict[str, Any] = {
+        "revision": revision, "digest": located.revision, "device": device, "dtype": dtype,
+        "max_text_tokens": max_text_tokens,
+    }  # fmt: skip
+    if AutoConfig.from_pretrained(located.path_or_id, revision=revision).model_type in MLLMS:
+        from models.encoders.mllm import MllmEncoder
+
+        return MllmEncoder.load(located.path_or_id, **settings)
+    from models.encoders.blip2 import Blip2Encoder
+
+    return Blip2Encoder.load(located.path_or_id, **settings)
 
 
 def load_image_encoder(checkpoint: str, device: str = "auto", dtype: str = "auto") -> ImageEncoder:
