@@ -85,12 +85,12 @@ class Tally:
     drawn: Counter[str] = field(default_factory=Counter)
 
 
-@stage(version=1)
+@stage(version=2)
 def windows(out: Path, config: WindowsConfig, ranking: Artifact) -> Counts:
     """Write windows.parquet, one row per window, and shown.parquet, the candidates that the report shows.
 
-    Each reference draws one target per window, as `sample` with the same seed and no filter does. Rows are references:
-    those over the number asked for are dropped as not chosen.
+    Each reference draws one target per window, as `sample` with the same seed and no filter does. Rows are the
+    references looked at: all that are ranked, or as many of them as were asked for; the detail says of how many.
     """
     tallies = {str(window): _tally(window, ranking) for window in config.windows}
     chosen = chosen_references(references(ranking), config.references, config.seed)
@@ -106,14 +106,11 @@ def windows(out: Path, config: WindowsConfig, ranking: Artifact) -> Counts:
     table = [_figures(name, tally, config.near_duplicate) for name, tally in tallies.items()]
     write_table(out / "windows.parquet", pa.Table.from_pylist(table, schema=WINDOWS), WINDOWS)
     write_table(out / "shown.parquet", pa.Table.from_pylist(shown, schema=SHOWN), SHOWN)
-    unranked = ranking.counts.read - ranking.counts.kept
-    dropped = {"not_ranked": unranked, "not_chosen": ranking.counts.kept - len(chosen)}
     return Counts(
-        read=ranking.counts.read,
+        read=len(chosen),
         kept=len(chosen),
-        dropped={reason: count for reason, count in dropped.items() if count},
         written=len(table),
-        detail={"near_duplicate": config.near_duplicate},
+        detail={"near_duplicate": config.near_duplicate, "ranked_references": ranking.counts.kept},
     )
 
 
