@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -13,7 +13,7 @@ from flows.overrides import ConfigError, configure, field_values
 from flows.recipe import Recipe, check_recipe, load_recipe
 from flows.server import local_server
 from flows.status import show
-from tasks.runs import RunError, load_run, started_here
+from tasks.runs import NotStored, RunError, from_store, load_run, recorded_runs, started_here
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 
@@ -38,7 +38,8 @@ def execute_recipe(
     """Run a recipe and print what came of it.
 
     Args:
-        load: imports the recipe; called while the server starts.
+        load: imports the recipe; called while the server starts, if it has to. After a run that was completed the store
+            is tried first.
         assignments, rerun, until: as on the command line.
 
     Raises:
@@ -46,10 +47,15 @@ def execute_recipe(
     """
     try:
         with _terminable(), local_server() as server:
+            hopeful = server.own and not rerun and _last_run_completed()
+            if not hopeful:
+                server.start()
             recipe = load()
             config = checked(recipe, assignments, rerun, until)
-            server.wait()
-            run = _quietly(recipe, config, rerun, until)
+            run = _stored_run(recipe, config, until) if hopeful else None
+            if run is None:
+                server.wait()
+                run = _quietly(recipe, config, rerun, until)
         show(load_run(run))
     except ConfigError as error:
         for problem in error.problems:
@@ -94,6 +100,19 @@ def list_fields(name: str) -> None:
         raise typer.Exit(USAGE) from None
     for line in field_values(recipe.config()):
         typer.echo(line)
+
+
+def _last_run_completed() -> bool:
+    runs = recorded_runs()
+    return bool(runs) and load_run(runs[-1]).state == "completed"
+
+
+def _stored_run(recipe: Recipe[Any], config: StageConfig, until: str | None) -> str | None:
+    """The run, if the store has all of it: without Prefect, whose server takes longer to start than that. Else None."""
+    body: Callable[..., str] = recipe.flow.fn  # type: ignore[attr-defined]
+    with suppress(NotStored), from_store():
+        return body(config=config, until=until)
+    return None
 
 
 def _quietly(recipe: Recipe[Any], config: StageConfig, rerun: Sequence[str], until: str | None) -> str:

@@ -49,7 +49,8 @@ class Recipe(Generic[C]):
             with start_run(self.name, self.stage_names, config, rerun, until) as active:
                 yield active
         finally:
-            if active is not None and active.record.state != "interrupted":  # else the process has to end at once
+            # An interrupted process has to end at once; one that found all in the store has started no server.
+            if active is not None and active.record.state != "interrupted" and not active.stored_only:
                 show_run(active.record, scores_of(active.record), report_of(active.record))
 
     def check(self, rerun: Sequence[str], until: str | None) -> list[str]:

@@ -1,5 +1,7 @@
 """A Prefect server for one command: it starts while the command still imports, and dies with it.
 
+A command that finds everything in the store needs none, and starts none.
+
 Prefect can start a temporary server itself, but only when the flow begins, and that server outlives a command that is
 killed. A server of the user's own (PREFECT_API_URL, or a profile below PREFECT_HOME) is used where there is one.
 """
@@ -25,19 +27,44 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LocalServer:
-    """The server of this command; `wait` returns when flows can use it."""
+    """The server of this command, or the user's own.
 
-    def __init__(self, process: subprocess.Popen[bytes] | None, url: str, log: Path) -> None:
-        self._process = process
+    Attributes:
+        own: whether it is this command's: it starts with `start`, and nobody looks at its pages.
+    """
+
+    def __init__(self, listener: socket.socket | None, url: str, log: Path) -> None:
+        self.own = listener is not None
+        self._listener = listener
         self._url = url
         self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin to start it; nothing if it was begun before, or is the user's."""
+        if self._listener is None or self._process is not None:
+            return
+        command = [sys.executable, "-m", "flows.server", str(self._listener.fileno()), str(os.getpid())]
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as stream:
+            self._process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"},
+                pass_fds=[self._listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,  # Ctrl-C is for the command, which has yet to report to the server
+            )
 
     def wait(self) -> None:
-        """Wait until the server answers.
+        """Wait until the server answers; it is started if it was not.
 
         Raises:
             RuntimeError: if it ends or does not answer in time; the message names its log.
         """
+        self.start()
         if self._process is None:
             return
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -50,42 +77,37 @@ class LocalServer:
         state = "ended" if self._process.poll() is not None else f"did not answer within {_PATIENCE_SECONDS} s"
         raise RuntimeError(f"the local Prefect server {state}; see {self._log}")
 
+    def stop(self) -> None:
+        """End it, if it was started."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
 
 @contextmanager
 def local_server() -> Iterator[LocalServer]:
-    """Start a server for this command and point Prefect to it; must be entered before Prefect is imported."""
+    """A server for this command, not yet started, to which Prefect is pointed; to be entered before Prefect is
+    imported."""
     settle_environment()
     log = Path(os.environ["PREFECT_HOME"]) / "server.log"
     if _users_server():
         yield LocalServer(None, "", log)
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
     # The socket listens before the server runs: no other process can take the port meanwhile.
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         os.environ["PREFECT_API_URL"] = url
-        command = [sys.executable, "-m", "flows.server", str(listener.fileno()), str(os.getpid())]
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                command,
-                cwd=_ROOT,
-                env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"},
-                pass_fds=[listener.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,  # Ctrl-C is for the command, which has yet to report to the server
-            )
-    try:
-        yield LocalServer(process, url, log)
-    finally:
-        del os.environ["PREFECT_API_URL"]
-        process.terminate()
+        server = LocalServer(listener, url, log)
         try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield server
+        finally:
+            del os.environ["PREFECT_API_URL"]
+            server.stop()
 
 
 def settle_environment() -> None:

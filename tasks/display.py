@@ -75,6 +75,31 @@ class Lines:
         print(text, file=self._stream, flush=True)
 
 
+class Held:
+    """Keeps what it is told, for another display to show if it is wanted."""
+
+    def __init__(self) -> None:
+        self._told: list[Callable[[Display], None]] = []
+
+    def begin(self, stage: str) -> None:
+        self._told.append(lambda display: display.begin(stage))
+
+    def reporter(self, stage: str) -> Reporter | None:
+        """None: nothing here takes long."""
+        return None
+
+    def end(self, row: Row) -> None:
+        self._told.append(lambda display: display.end(row))
+
+    def say(self, text: str) -> None:
+        self._told.append(lambda display: display.say(text))
+
+    def tell(self, display: Display) -> None:
+        """Tell another display everything, in order."""
+        for one in self._told:
+            one(display)
+
+
 class _Minutes:
     def __init__(self, lines: Lines, stage: str, every: float, clock: Callable[[], float]) -> None:
         self._lines, self._stage, self._every, self._clock = lines, stage, every, clock

@@ -17,6 +17,7 @@ from data.schemas import IMAGES
 from data.tokens import HalfFloats, write_tokens
 from models.checkpoints import resolve
 from models.encoders import load_image_encoder
+from tasks.auto import tower_dtype
 from tasks.features import Features, Picture, compute, pictures
 from tasks.room import require_disk
 from tasks.shards import cut, spread
@@ -49,13 +50,7 @@ class EncodeConfig(StageConfig):
 
 def encode_facts(config: EncodeConfig, images: Artifact, captions: Artifact | None = None) -> dict[str, Any]:
     """What the key has to know: the weights behind the checkpoint's name, and the dtype behind "auto"."""
-    import torch
-
-    auto = "float16" if torch.cuda.is_available() else "float32"
-    return {
-        "weights": resolve(config.checkpoint).revision,
-        "dtype": auto if config.dtype == "auto" else config.dtype,
-    }
+    return {"weights": resolve(config.checkpoint).revision, "dtype": tower_dtype(config.dtype)}
 
 
 @stage(version=1, facts=encode_facts)

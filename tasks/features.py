@@ -24,7 +24,7 @@ from data.progress import progress
 from data.schemas import IMAGES
 from data.tokens import read_tokens, write_tokens
 from tasks.ingest import open_image
-from tasks.room import require_disk
+from tasks.room import require_batch, require_disk
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -170,7 +170,7 @@ def compute(
 
     Raises:
         ValueError: naming an image that cannot be read any more, changed, or has features that are not finite.
-        OSError: after the first batch, if the disk has no room for all.
+        OSError, MemoryError: before the first batch, if the disk has no room for all, or the memory none for a batch.
     """
     wanted = {row.sha256: row for row in rows}
     absent = features.missing(list(wanted))
@@ -178,7 +178,8 @@ def compute(
     batches = (todo[start : start + resources.batch_size] for start in range(0, len(todo), resources.batch_size))
     held: list[tuple[list[str], HalfFloats]] = []
     since = time.monotonic()
-    checked = False
+    if todo:
+        _require_room(features, len(todo), [_read(images, row) for row in todo[:2]], encoder, forward, resources, unit)
 
     def flush() -> None:
         if held:
@@ -194,9 +195,6 @@ def compute(
         while ahead:
             batch, pixels = ahead.popleft()
             array = _forward(forward, pixels.result(), batch)
-            if not checked:  # by now it is known how large features are
-                require_disk(features.folder, array[0].nbytes * len(todo), f"the features of {len(todo):,} {unit}")
-                checked = True
             held.append(([row.sha256 for row in batch], array))
             ahead.extend(prepare(following) for following in islice(batches, 1))
             if sum(array.nbytes for _, array in held) >= PART_BYTES or time.monotonic() - since >= PART_SECONDS:
@@ -205,6 +203,32 @@ def compute(
             advance(len(batch))
     flush()
     return len(todo)
+
+
+def _require_room(
+    features: Features,
+    count: int,
+    some: "Sequence[Image.Image]",
+    encoder: "ImageEncoder",
+    forward: "Callable[[Tensor], Tensor]",
+    resources: Resources,
+    unit: str,
+) -> None:
+    """Ask for the room that `count` images take, as found by computing the features of `some`: one or two."""
+    import torch
+
+    from models.footprint import forward_bytes
+
+    pixels = {number: encoder.pixels(some[:number]) for number in range(1, len(some) + 1)}
+    with torch.inference_mode():
+        first = forward(pixels[1])
+    require_disk(features.folder, 2 * first.numel() * count, f"the features of {count:,} {unit}")
+    if len(some) > 1:
+        # Batches that wait beside the one in hand are in this memory even if the network is not: a GPU, which says
+        # itself when it is full, is not asked.
+        waiting = (resources.workers + 1) * (pixels[2].nbytes - pixels[1].nbytes)
+        each = forward_bytes(lambda rows: forward(pixels[rows])) if first.device.type == "cpu" else 0
+        require_batch(min(resources.batch_size, count), each + waiting, unit, "resources.batch_size")
 
 
 def _read(images: Artifact, row: Picture) -> "Image.Image":

@@ -5,8 +5,10 @@ import platform
 import shutil
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+from data.keys import digest
 from tasks.store import home
 
 _PACKAGES = (
@@ -29,3 +31,13 @@ def machine() -> dict[str, Any]:
         "pid": os.getpid(),
         "packages": versions,
     }
+
+
+def processor() -> str:
+    """The processor's name and its instruction sets, which together decide what is quick on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    wanted = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    return f"{wanted.get('model name', '')} {digest(wanted.get('flags', ''))[:8]}"

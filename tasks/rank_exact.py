@@ -13,6 +13,7 @@ import pyarrow as pa
 from data.artifact import sync, write_table
 from data.progress import progress
 from data.schemas import RANKING
+from tasks.room import require_disk, require_memory
 
 if TYPE_CHECKING:  # and within functions: they import torch, which takes seconds that a cached run need not spend
     import torch
@@ -34,6 +35,7 @@ def sweep(
 
     count = len(sets)
     todo = panels(sets)
+    _require_room(sets, len(todo[0]), depth, folder)
     files = [folder / f"{panel.start:09d}-{panel.stop:09d}.parquet" for panel in todo]
     # The shortlists are renamed to their place after the part is written, so the last of them says what is done.
     done = [place for place, panel in enumerate(todo) if (folder / f"shortlist-{panel.stop:09d}").exists()]
@@ -65,6 +67,7 @@ def alone(
 
     size = max(1, PANEL_BYTES // (4 * sets.tokens.shape[1] * sets.tokens.shape[2]))
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+    _require_room(sets, min(size, len(rows)), depth, None)
     files = [folder / f"some-{at:09d}.parquet" for at in range(len(parts))]
     done = sum(len(part) for part, file in zip(parts, files, strict=True) if file.exists())
     with progress(len(rows), "references", done=done) as advance:
@@ -74,6 +77,20 @@ def alone(
                 write_table(file, ranking_table(sets.ids, part, ranked), RANKING)
                 advance(len(part))
     return files
+
+
+def _require_room(sets: "TokenSets", panel: int, depth: int, folder: Path | None) -> None:
+    """Refuse what would not fit: a panel's tokens and scores in memory, and in a sweep all shortlists on the disk."""
+    from models.ranking import STRIP_BYTES, STRIP_IMAGES, Shortlist
+
+    count, tokens, dim = sets.tokens.shape
+    kept, strip = Shortlist.width(count, depth), max(1, min(STRIP_IMAGES, STRIP_BYTES // (4 * tokens * dim), count))
+    if folder is not None:
+        size = 4 * count * (2 * kept + 1)
+        require_disk(folder, 2 * size, f"rank: the shortlists of {count:,} images, twice while written,")
+    # The tokens as found and normalised; a strip's scores, and the shortlists that they are joined to.
+    size = panel * (2 * 4 * tokens * dim + 4 * strip + 8 * (kept + strip))
+    require_memory(size, f"rank: a panel of {panel:,} of {count:,} images", "free as much, or rank on a larger machine")
 
 
 def ranking_table(ids: Sequence[str], rows: Rows, ranked: "Ranked") -> pa.Table:

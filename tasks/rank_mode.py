@@ -2,13 +2,13 @@
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
 from data.artifact import write_json
 from data.keys import digest
+from tasks.machine import processor
 from tasks.store import home
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def pace(tokens: int, dim: int, depth: int) -> "Pace":
     from models.pace import Pace, measured_pace
 
     machine = {
-        "processor": _processor(),
+        "processor": processor(),
         "limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "torch": torch.__version__,
         "tokens": tokens,
@@ -86,13 +86,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def _processor() -> str:
-    """The processor's name and its instruction sets, which together decide what is quick on it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    wanted = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    return f"{wanted.get('model name', '')} {digest(wanted.get('flags', ''))[:8]}"

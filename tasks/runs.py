@@ -6,6 +6,7 @@ libraries have to say. A run holds a lock as long as its process lives; that is 
 
 import json
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -22,7 +23,7 @@ from pydantic import BaseModel
 from data.artifact import Artifact, Counts, write_json
 from data.config import StageConfig
 from data.suggest import did_you_mean
-from tasks.display import Display, choose_display
+from tasks.display import Display, Held, choose_display
 from tasks.locks import hold, is_held
 from tasks.machine import machine
 from tasks.store import home
@@ -83,13 +84,22 @@ class _Stop(Exception):  # noqa: N818  nothing went wrong
     """The stage named by `until` is done."""
 
 
-class ActiveRun:
-    """The run in hand: what stages ask, and where they report."""
+class NotStored(Exception):  # noqa: N818  nothing went wrong
+    """A stage would have to work, in a run that only takes what the store has."""
 
-    def __init__(self, record: RunRecord, folder: Path, display: Display) -> None:
+
+class ActiveRun:
+    """The run in hand: what stages ask, and where they report.
+
+    Attributes:
+        stored_only: stages take their artifacts from the store, without Prefect, or raise NotStored.
+    """
+
+    def __init__(self, record: RunRecord, folder: Path, display: Display, stored_only: bool = False) -> None:
         self.record = record
         self.folder = folder
         self.display = display
+        self.stored_only = stored_only
 
     @property
     def id(self) -> str:
@@ -174,6 +184,7 @@ class Awaited:
 _started: list[str] = []
 _awaited: list[Awaited] = []
 _current: ContextVar[ActiveRun | None] = ContextVar("cirque_run", default=None)
+_stored_only: ContextVar[bool] = ContextVar("cirque_stored_only", default=False)
 
 
 def current_run() -> ActiveRun | None:
@@ -200,6 +211,20 @@ def stop_before(stage: str) -> Iterator[Awaited]:
         _awaited.remove(awaited)
 
 
+@contextmanager
+def from_store() -> Iterator[None]:
+    """Let a run that starts in the block do without Prefect as long as the store has everything.
+
+    Raises:
+        NotStored: as soon as a stage would have to work; the run then never was.
+    """
+    token = _stored_only.set(True)
+    try:
+        yield
+    finally:
+        _stored_only.reset(token)
+
+
 def started_here() -> list[str]:
     """Ids of the runs that this process started, the oldest first."""
     return list(_started)
@@ -221,6 +246,7 @@ def start_run(
     Raises:
         ValueError: if `rerun` or `until` are not stages, or contradict each other.
         RunError: if a stage fails; the message names the stage.
+        NotStored: within `from_store`, if the store has not all of it.
     """
     problems = check_stages(stages, rerun, until)
     if problems:
@@ -239,7 +265,8 @@ def start_run(
     with ExitStack() as stack:
         stack.enter_context(hold(folder / "lock", waiting=lambda holder: None))
         stack.enter_context(_messages_to(folder / "messages.log"))
-        run = ActiveRun(record, folder, stack.enter_context(choose_display()))
+        held = Held() if _stored_only.get() else None
+        run = ActiveRun(record, folder, held or stack.enter_context(choose_display()), stored_only=held is not None)
         token = _current.set(run)
         stack.callback(_current.reset, token)
         run._save()
@@ -248,6 +275,10 @@ def start_run(
             yield run
         except _Stop:
             run.end("completed")
+        except NotStored:
+            _started.remove(run.id)
+            shutil.rmtree(folder)
+            raise
         except Exception as error:
             run.end("failed", error)
             raise RunError(_failure(record, folder, error), record, folder) from error
@@ -256,6 +287,8 @@ def start_run(
             raise
         else:
             run.end("completed")
+        if held is not None:
+            held.tell(stack.enter_context(choose_display()))
 
 
 def check_stages(stages: Sequence[str], rerun: Sequence[str], until: str | None) -> list[str]:
@@ -279,7 +312,8 @@ def check_stages(stages: Sequence[str], rerun: Sequence[str], until: str | None)
 def describe(error: BaseException) -> str:
     """An error in words; types that do not say themselves what went wrong are named."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    spoken = isinstance(error, (ValueError, LookupError, OSError)) or type(error).__module__.startswith("data.")
+    plain = isinstance(error, (ValueError, LookupError, OSError, MemoryError))
+    spoken = plain or type(error).__module__.startswith("data.")
     return text if spoken and text else f"{type(error).__name__}{': ' + text if text else ''}"
 
 

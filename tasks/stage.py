@@ -17,7 +17,7 @@ from data.keys import digest
 from data.progress import reporting_to
 from tasks.locks import hold
 from tasks.passing import may_pass
-from tasks.runs import ActiveRun, StageRecord, current_run, describe
+from tasks.runs import ActiveRun, NotStored, StageRecord, current_run, describe
 from tasks.shown import ShownProgress, show_stage
 from tasks.store import Slot, faults, gate, home
 
@@ -71,11 +71,16 @@ class Stage(Generic[P]):
         self._signature = signature.replace(parameters=given)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Artifact:
-        """Run as a Prefect task; what the store already has is reported as a completed state named `Cached`."""
+        """Run as a Prefect task; what the store already has is reported as a completed state named `Cached`.
+
+        Within `tasks.runs.from_store` it is taken from the store without Prefect.
+        """
         call = self._bind(args, kwargs)
         run = current_run()
         if run is not None:
             run.admit(self.name, call.arguments)
+            if run.stored_only:
+                return self._recorded(call).artifact
         result = self._prefect_task(call)
         if isinstance(result, Artifact):
             return result
@@ -178,6 +183,8 @@ class Stage(Generic[P]):
             artifact, _ = slot.look(contents)
             if artifact is not None:
                 return Outcome(artifact, "cached", "")
+        if run is not None and run.stored_only:
+            raise NotStored(self.name)
         say = run.display.say if run is not None else print
         with hold(slot.lock, lambda holder: say(f"{self.name}: {holder} is making the same artifact; waiting for it")):
             artifact, fault = slot.look(contents)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 from pydantic import (
@@ -23,8 +24,10 @@ from data.config import Resources, StageConfig
 from data.progress import progress
 from models.encoders import TextReading, TrainableEncoder, load_encoder
 from models.terms import Similarity, Term
+from tasks.auto import training_dtype
 from tasks.encode import refuse_half_on_cpu
 from tasks.features import Features, FreshFeatures, Picture, compute, pictures
+from tasks.room import require_batch
 from tasks.stage import NO_FACTS, stage
 
 if TYPE_CHECKING:
@@ -128,8 +131,6 @@ class MvftJiTrain(TrainConfig):
 
 def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact) -> dict[str, Any]:
     """What the key has to know: the dtype behind "auto". The weights are in the key of `tokens`."""
-    from models.training import training_dtype
-
     return {"dtype": training_dtype(config.dtype)}
 
 
@@ -248,6 +249,25 @@ def vision_features(
     return features
 
 
+def _require_memory(config: TrainConfig, encoder: TrainableEncoder, examples: "Examples", dtype: str) -> None:
+    """Refuse a batch that the memory cannot hold, as found by two rows of it. A GPU that is full says so itself."""
+    import torch
+
+    from models.footprint import saved_bytes
+    from models.training import ComposedToImage
+
+    rows = min(config.cached_rows or config.batch_size, len(examples.split.training))
+    if encoder.device.type != "cpu" or rows < 2:
+        return
+    two = examples.batch(np.arange(2))
+    encoder.train()
+    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        each = saved_bytes(lambda number: ComposedToImage().encode(encoder, two.part(slice(number))))
+    # The rows of a batch with hard negatives cannot be taken in parts.
+    setting = "train.batch_size" if config.hard_negatives else "train.cached_rows"
+    require_batch(rows, each + (two.reference.nbytes + two.target.nbytes) // 2, "triplets", setting)
+
+
 def train_seeds(
     out: Path,
     config: TrainConfig,
@@ -258,6 +278,8 @@ def train_seeds(
 ) -> None:
     """Train every seed that has no checkpoint yet, each from the same weights."""
     import torch
+
+    _require_memory(config, encoder, examples, origin.dtype)
 
     from models.gradients import Processes
     from tasks.seed_run import SeedRun, total_steps

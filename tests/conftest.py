@@ -16,3 +16,19 @@ def _own_store() -> Iterator[None]:
         for name, value in quiet.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect server for the tests that need a flow; all of them are slow. Everything else does without."""
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_SERVER_LEVEL,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness
+
+    # The server prints tracebacks when it is stopped while it still writes events; nobody waits for those.
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_SERVER_LEVEL: "CRITICAL"}
+    with temporary_settings(quiet), prefect_test_harness(server_startup_timeout=180):
+        yield

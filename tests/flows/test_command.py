@@ -113,8 +113,12 @@ def test_killed_stopped_finished_and_found_again(commands: Commands, store: Path
     assert err.splitlines()[0].startswith("count: ran, 10 rows in, 5 kept, 5 dropped (even 5), 10 written, ")
     assert len(err.splitlines()) == 3  # one line per stage, and none of Prefect's
 
+    server_log = store / "prefect" / "server.log"
+    started = server_log.stat().st_mtime_ns
     code, out, err = commands.run()
     assert (code, states()) == (0, ["cached", "cached", "cached"])
+    assert server_log.stat().st_mtime_ns == started  # no server was needed, and none was started
+    assert out.splitlines()[-1].startswith("report: ")
     assert [line.split(",")[0] for line in err.splitlines()] == ["count: cached", "double: cached", "score: cached"]
 
 

@@ -15,7 +15,7 @@ from data.config import Resources
 from data.tokens import read_tokens
 from models.checkpoints import resolve
 from models.encoders.blip2 import Blip2Encoder
-from tasks import features
+from tasks import features, room
 from tasks.encode import EncodeConfig, encode, encode_facts
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
 from tests.tasks.small_artifacts import images_artifact
@@ -101,6 +101,21 @@ def test_an_interrupted_run_continues_after_its_last_part(
     assert (out / "tokens.arrow").read_bytes() == (tmp_path / "uninterrupted/tokens.arrow").read_bytes()
 
 
+def test_what_cannot_fit_is_said_before_the_first_batch(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setattr(room, "available_memory", lambda: 60_000)  # an image of 30 x 30 pixels alone is 10,800 bytes
+    with pytest.raises(MemoryError, match=r"a batch of 4 images needs .* kB available; set resources.batch_size to \d"):
+        run(tmp_path, checkpoint, 10)
+    assert not list(home.rglob("*.arrow"))
+    monkeypatch.undo()
+    monkeypatch.setenv("CIRQUE_HOME", str(home))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 500})())
+    with pytest.raises(OSError, match=r"the features of 10 images needs 640 B, 500 B free"):  # 10 of 4 tokens of 8
+        run(tmp_path, checkpoint, 10)
+    assert not list(home.rglob("*.arrow"))
+
+
 def test_the_facts_are_the_weights_and_the_dtype(tmp_path: Path, checkpoint: str) -> None:
     images = images_artifact(tmp_path, 1)
     facts = encode_facts(EncodeConfig(checkpoint=checkpoint), images)
@@ -141,7 +156,7 @@ def test_features_that_are_not_finite_name_the_image(tmp_path: Path, checkpoint:
 
     def overflowing(pixels: Tensor) -> Tensor:
         vision = encoder.vision_of(pixels)
-        vision[2] *= 1e6  # above 65,504, the greatest half float
+        vision[2:] *= 1e6  # above 65,504, the greatest half float
         return vision
 
     rows = features.pictures(images)

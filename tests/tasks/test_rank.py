@@ -11,7 +11,7 @@ from data.schemas import RANKING
 from data.tokens import write_tokens
 from models import sweep
 from models.ranking import Ranked
-from tasks import rank_exact
+from tasks import rank_exact, room
 from tasks.rank import RankConfig, rank
 from tests.models.reference import score
 from tests.tasks.small_artifacts import sealed
@@ -161,3 +161,14 @@ def test_one_embedding_an_image_is_ranked_by_its_cosine(tmp_path: Path) -> None:
     rows = read_table(tmp_path / "out" / "ranking.parquet", RANKING).to_pylist()
     # Cosines of a: b 1 / sqrt(1.25), c 0, d -1.
     assert [(row["candidate_id"], round(row["score"], 4)) for row in rows[:3]] == [("b", 0.8944), ("c", 0), ("d", -1)]
+
+
+@pytest.mark.parametrize("references", [None, 5])
+def test_a_panel_that_does_not_fit_is_refused(
+    references: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, _ = _tokens(tmp_path, 30)
+    monkeypatch.setattr(room, "available_memory", lambda: 1000)
+    panel = references or 30
+    with pytest.raises(MemoryError, match=f"rank: a panel of {panel} of 30 images needs .* 1.0 kB available"):
+        rank.fn(tmp_path / "out", RankConfig(depth=5, references=references), tokens)

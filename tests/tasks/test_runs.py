@@ -5,8 +5,19 @@ from pathlib import Path
 import pytest
 
 from data.config import StageConfig
-from tasks.runs import RunError, describe, load_run, recorded_runs, start_run, started_here, stop_before
+from tasks.runs import (
+    NotStored,
+    RunError,
+    describe,
+    from_store,
+    load_run,
+    recorded_runs,
+    start_run,
+    started_here,
+    stop_before,
+)
 from tests.flows.runs import run_toy
+from tests.flows.toy import Toy, toy
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +105,23 @@ def test_a_flow_is_left_before_the_stage_that_is_awaited() -> None:
     assert awaited.arguments["config"].factor == 3
     assert awaited.arguments["numbers"].stage == "count"
     assert [row.state for row in load_run(run_toy(upto=4, factor=3)).stages] == ["cached", "ran", "ran"]
+
+
+def test_run_from_the_store_needs_no_prefect_and_never_was_if_something_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with from_store(), pytest.raises(NotStored, match="count"):
+        toy.fn(config=Toy())
+    assert recorded_runs() == []
+    run_toy(upto=4)
+    capsys.readouterr()
+    with from_store():
+        run = toy.fn(config=Toy.model_validate({"count": {"upto": 4}}))  # a task would need a flow, or a server
+        assert capsys.readouterr().err.count(": cached, ") == 3
+        with pytest.raises(NotStored, match="double"):
+            toy.fn(config=Toy.model_validate({"count": {"upto": 4}, "double": {"factor": 3}}))
+        assert capsys.readouterr().err == ""  # what was found is told by the run that does the work
+        part = toy.fn(config=Toy.model_validate({"count": {"upto": 4}, "double": {"factor": 3}}), until="count")
+    assert [row.state for row in load_run(run).stages] == ["cached"] * 3
+    assert [row.state for row in load_run(part).stages] == ["cached", "pending", "pending"]
+    assert [run, part] == recorded_runs()[1:] == started_here()[-2:]

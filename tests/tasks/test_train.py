@@ -341,3 +341,18 @@ def test_a_checkpoint_has_a_card_its_settings_and_curves(straight: tuple[Path, C
         (row["step"], row["loss"]) for row in history[1:]
     ]
     assert [event.step for event in curves.Scalars("val_recall@1")] == [0, 4, 8, 12]
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
+    tmp_path: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.room.available_memory", lambda: None)
+    asked: list[int] = []
+    monkeypatch.setattr("tasks.train.require_batch", lambda rows, each, what, setting: asked.append(each))
+    run(tmp_path / "measured", artifacts, seeds=(0,), epochs=1)
+    monkeypatch.undo()
+    monkeypatch.setattr("tasks.features.require_batch", lambda *given: None)
+    monkeypatch.setattr("tasks.room.available_memory", lambda: 5 * asked[0])
+    with pytest.raises(MemoryError, match=r"a batch of 11 triplets needs .* set train.cached_rows to 5 or less"):
+        run(tmp_path / "refused", artifacts, seeds=(0,), epochs=1)
+    run(tmp_path / "fits", artifacts, seeds=(0,), epochs=1, cached_rows=5)
