@@ -158,6 +158,9 @@ class ActiveRun:
     def end(self, state: Literal["completed", "failed", "interrupted"], error: BaseException | None = None) -> None:
         self.record.state = state
         self.record.ended = _now()
+        for row in self.record.stages:
+            if row.state == "running" and state != "completed":  # a signal came between its beginning and its work
+                row.state, row.error = state, describe(error) if error is not None else None
         with _on_a_full_disk() if error is not None else nullcontext():
             self._save()
             if error is not None and self.record.stage_in_hand() is None:  # else the stage's line has it

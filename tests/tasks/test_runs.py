@@ -125,3 +125,16 @@ def test_run_from_the_store_needs_no_prefect_and_never_was_if_something_is_missi
     assert [row.state for row in load_run(run).stages] == ["cached"] * 3
     assert [row.state for row in load_run(part).stages] == ["cached", "pending", "pending"]
     assert [run, part] == recorded_runs()[1:] == started_here()[-2:]
+
+
+def test_stage_that_a_signal_met_before_its_work_is_interrupted() -> None:
+    def stopped() -> None:
+        with start_run("toy", ["a", "b"], Settings()) as run:
+            run.begin("a")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    record = load_run(recorded_runs()[-1])
+    assert (record.state, [row.state for row in record.stages]) == ("interrupted", ["interrupted", "pending"])
+    assert record.stages[0].error == "KeyboardInterrupt"
