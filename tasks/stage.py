@@ -2,8 +2,6 @@
 
 import functools
 import inspect
-import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from data.config import Resources, StageConfig
 from data.keys import digest
 from data.progress import reporting_to
 from tasks.locks import hold
+from tasks.machine import commit
 from tasks.passing import may_pass
 from tasks.runs import ActiveRun, NotStored, StageRecord, current_run, describe
 from tasks.shown import ShownProgress, show_stage
@@ -235,7 +234,7 @@ class Stage(Generic[P]):
             facts=facts,
             inputs=call.inputs,
             seconds=time.perf_counter() - started,
-            commit=_commit(),
+            commit=commit(),
         )
         assert sealed.key == slot.key
         slot.publish()
@@ -278,13 +277,3 @@ def _refuse_damaged(inputs: Mapping[str, Artifact]) -> None:
             f"{name}, made by {source.stage}, was damaged after it was sealed: {'; '.join(found[:3])}. It was taken out"
             " of the store; run the same command again, and it is made anew"
         )
-
-
-@functools.lru_cache(maxsize=1)
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None

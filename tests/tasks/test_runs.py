@@ -49,6 +49,19 @@ def test_record_says_what_was_asked_for() -> None:
     assert record.started <= str(record.ended)
 
 
+def test_record_says_what_it_ran_on_and_no_secret(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with start_run("toy", ["a"], Settings()) as run:
+        pass
+    found = load_run(run.id).machine
+    assert found["packages"]["prefect"].startswith("3.")
+    assert found["environment"]["OMP_NUM_THREADS"] == "3"
+    assert all(found[name] for name in ("python", "system", "cpus", "processor", "memory", "disk_free", "pid"))
+    assert {"commit", "gpus", "memory_available"} <= found.keys()
+    assert "hf_secret" not in (store / "runs" / run.id / "run.json").read_text()
+
+
 def test_run_of_a_living_process_is_running() -> None:
     with start_run("toy", ["a"], Settings()) as run:
         assert load_run(run.id).state == "running"
