@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 from pydantic import (
@@ -254,18 +253,18 @@ def _require_memory(config: TrainConfig, encoder: TrainableEncoder, examples: "E
     import torch
 
     from models.footprint import saved_bytes
-    from models.training import ComposedToImage
+    from models.training import rows_of_step
 
-    rows = min(config.cached_rows or config.batch_size, len(examples.split.training))
+    _, first = rows_of_step(0, examples.split.groups, config.batch_size, 0)
+    rows = min(config.cached_rows or len(first), len(first))
     if encoder.device.type != "cpu" or rows < 2:
         return
-    two = examples.batch(np.arange(2))
+    two, loss = examples.batch(first[:2]), config.objective()
     encoder.train()
     with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        each = saved_bytes(lambda number: ComposedToImage().encode(encoder, two.part(slice(number))))
-    # The rows of a batch with hard negatives cannot be taken in parts.
-    setting = "train.batch_size" if config.hard_negatives else "train.cached_rows"
-    require_batch(rows, each + (two.reference.nbytes + two.target.nbytes) // 2, "triplets", setting)
+        each = saved_bytes(lambda number: loss.encode(encoder, two.part(slice(number))))
+    held = [tensor.nbytes // 2 for tensor in (two.reference, two.target, two.negatives) if tensor is not None]
+    require_batch(rows, each + sum(held), "triplets", "train.cached_rows")
 
 
 def train_seeds(
@@ -279,11 +278,10 @@ def train_seeds(
     """Train every seed that has no checkpoint yet, each from the same weights."""
     import torch
 
-    _require_memory(config, encoder, examples, origin.dtype)
-
     from models.gradients import Processes
     from tasks.seed_run import SeedRun, total_steps
 
+    _require_memory(config, encoder, examples, origin.dtype)
     processes = processes or Processes()
     start = {name: weights.detach().clone() for name, weights in encoder.trainable()}
     steps = total_steps(config, examples.split.groups)
