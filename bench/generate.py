@@ -30,7 +30,6 @@ import tasks.generate
 from bench.measure import load, resident_mib
 from data.artifact import Artifact, Counts, seal, write_table
 from data.config import Resources
-from data.images import load_rgb
 from data.schemas import IMAGES, PAIRS
 from data.tiny_drawing import png
 from data.tiny_random_edits import pool_scene
@@ -38,6 +37,7 @@ from flows.mra_cir import MraCir
 from models.backends import Request, Response, Sampling, TextGenerator
 from models.backends.vllm import VllmGenerator
 from models.checkpoints import resolve
+from tasks.ingest import open_image
 from tasks.sample import pair_id
 
 CONFIG = MraCir().generate
@@ -119,7 +119,7 @@ def run_bare(generator: VllmGenerator, asked: Sequence[Request], images: Artifac
     """Seconds of the engine alone for the same prompts: captions, then what shows two images."""
     table = images.read(IMAGES, "images.parquet")
     uris = dict(zip(table["sha256"].to_pylist(), table["uri"].to_pylist(), strict=True))
-    decoded = {digest: load_rgb(images.path / uri) for digest, uri in uris.items()}
+    decoded = {digest: open_image(images, uri) for digest, uri in uris.items()}
     work = []
     for count in (1, 2):
         some = [request for request in asked if len(request.image_digests) == count]

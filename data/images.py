@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+from data.places import Place, Span
 
 REASONS = {
     "empty": "the file has no bytes",
@@ -98,8 +99,8 @@ class Checked:
     suffix: str
 
 
-def load_rgb(source: Path | bytes) -> Image.Image:
-    """Decode an image file, or the bytes of one, of any format that Pillow reads.
+def load_rgb(source: Place | bytes) -> Image.Image:
+    """Decode an image file, a stretch of a file, or bytes, of any format that Pillow reads.
 
     EXIF orientation is applied; transparency is laid over white; of an animation the first frame counts; grayscale,
     palette and CMYK become RGB; 16-bit and float pictures are scaled from their type's range to 0..255.
@@ -114,7 +115,7 @@ def load_rgb(source: Path | bytes) -> Image.Image:
         return _decode(stream, size)[0]
 
 
-def check(source: Path | bytes) -> Checked:
+def check(source: Place | bytes) -> Checked:
     """Decode as `load_rgb` does and report what was found instead of the picture.
 
     Raises:
@@ -128,8 +129,13 @@ def check(source: Path | bytes) -> Checked:
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[tuple[_Stream, int]]:
+def _opened(source: Place | bytes) -> Iterator[tuple[_Stream, int]]:
     """A binary stream over the source, and its size in bytes; errors of the file system become BadImage."""
+    if isinstance(source, Span):
+        try:
+            source = source.read()
+        except OSError as error:
+            raise BadImage("unreadable", error.strerror or str(error)) from error
     if isinstance(source, bytes):
         if not source:
             raise BadImage("empty", "0 bytes")

@@ -18,12 +18,15 @@ def _strings() -> pa.DataType:
 IMAGES = pa.schema(
     [
         _column("image_id", pa.string()),
-        _column("uri", pa.string()),  # absolute, or relative to the artifact that carries the image
+        _column("uri", pa.string()),  # a file or a stretch of one (data/places.py), absolute or within the artifact
         _column("width", pa.int32()),
         _column("height", pa.int32()),
-        _column("sha256", pa.string()),  # of the bytes as found
-        _column("label", pa.string(), nullable=True),  # the class folder: ImageNet's wnid
+        _column("sha256", pa.string()),  # of the bytes as found, or what the source says of the original's bytes
+        _column("label", pa.string(), nullable=True),  # ImageNet's wnid, else the source's name of the class
         _column("caption", pa.string(), nullable=True),
+        _column("foil", pa.string(), nullable=True),  # a caption that is wrong in one word: a text hard negative
+        _column("url", pa.string(), nullable=True),  # where the picture was downloaded from
+        _column("stored_sha256", pa.string(), nullable=True),  # of the bytes at uri, where sha256 is not theirs
     ]
 )
 

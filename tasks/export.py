@@ -6,14 +6,17 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from data.artifact import Artifact, write_json
+from data.places import place_of, read_bytes
 from data.schemas import IMAGES, TRIPLETS
 from tasks.card import IMAGE, Exported, ExportOptions, Part, card, facts_of, features_of
 from tasks.lineage import ancestor_with, lineage
@@ -34,13 +37,27 @@ class Files:
         table = images.read(IMAGES, "images.parquet").select(["image_id", "uri"])
         self._uris: dict[str, str] = dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
 
-    def place(self, image_id: str) -> Path:
-        """Where an image lies on this machine; KeyError for an unknown one."""
-        return (self._images.path / self._uris[image_id]).absolute()
+    def path(self, image_id: str) -> Path | None:
+        """The image's own file on this machine, None if it has none but lies in a tar; KeyError for an unknown one."""
+        place = place_of(self._uris[image_id], self._images.path)
+        return place.absolute() if isinstance(place, Path) else None
 
     def bytes(self, image_id: str) -> bytes:
         """An image as it was found; raises KeyError and OSError."""
-        return self.place(image_id).read_bytes()
+        return read_bytes(place_of(self._uris[image_id], self._images.path))
+
+    def suffix(self, image_id: str) -> str:
+        """The suffix of its own file, or of its format; raises KeyError and OSError."""
+        path = self.path(image_id)
+        if path is not None:
+            return path.suffix
+        with Image.open(BytesIO(self.bytes(image_id))) as image:
+            return f".{(image.format or 'img').lower()}"
+
+    def name(self, image_id: str) -> str:
+        """A file name for it: its own, or one of its id; raises KeyError and OSError."""
+        path = self.path(image_id)
+        return path.name if path is not None else f"{image_id.replace('/', '_')}{self.suffix(image_id)}"
 
 
 def export_dataset(triplets: Artifact, to: Path, options: ExportOptions, force: bool = False) -> Exported:
@@ -158,11 +175,11 @@ def _negatives(image_ids: list[str], files: Files, options: ExportOptions, done:
 
 
 def _image(image_id: str, files: Files, options: ExportOptions) -> dict[str, Any]:
-    place = files.place(image_id)
-    if options.images == "paths":
-        place.stat()  # OSError if it is gone
-        return {"bytes": None, "path": str(place)}
-    return {"bytes": files.bytes(image_id), "path": place.name}
+    path = files.path(image_id)
+    if options.images == "paths" and path is not None:
+        path.stat()  # OSError if it is gone
+        return {"bytes": None, "path": str(path)}
+    return {"bytes": files.bytes(image_id), "path": files.name(image_id)}
 
 
 def _write(

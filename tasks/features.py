@@ -19,7 +19,8 @@ import numpy.typing as npt
 from data.artifact import TEMPORARY, Artifact, DamagedFile
 from data.config import Resources
 from data.images import BadImage
-from data.keys import digest, file_digest
+from data.keys import digest
+from data.places import content_digests, is_own, place_digest, place_of
 from data.progress import progress
 from data.schemas import IMAGES
 from data.tokens import read_tokens, write_tokens
@@ -42,7 +43,10 @@ PART_SECONDS = 15.0
 
 
 class Picture(NamedTuple):
-    """An ingested image: its id, where its bytes are, and their digest, under which its features are filed."""
+    """An ingested image: its id, where its bytes are, and their digest, under which its features are filed.
+
+    The digest is of the bytes as they are stored, which may be a resized copy of the original's.
+    """
 
     image_id: str
     uri: str
@@ -52,8 +56,8 @@ class Picture(NamedTuple):
 def pictures(images: Artifact) -> list[Picture]:
     """The rows of an ingested table, in the order of their ids."""
     table = images.read(IMAGES, "images.parquet")
-    columns = (table[name].to_pylist() for name in Picture._fields)
-    return [Picture(*row) for row in zip(*columns, strict=True)]
+    columns = (table["image_id"], table["uri"], content_digests(table))
+    return [Picture(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 class Features:
@@ -233,11 +237,10 @@ def _require_room(
 
 def _read(images: Artifact, row: Picture) -> "Image.Image":
     """Decode an image, and make sure that it is still the one that was ingested: its features are filed under its
-    digest. A stored image is part of the artifact and its digest may be that of an original."""
+    digest. What the artifact carries itself is checked with it."""
     again = "run again with --rerun ingest"
     try:
-        path = Path(row.uri)
-        if path.is_absolute() and file_digest(path) != row.sha256:
+        if not is_own(row.uri) and place_digest(place_of(row.uri, images.path)) != row.sha256:
             raise ValueError(f"image {row.image_id!r} at {row.uri} has changed since it was ingested; {again}")
         return open_image(images, row.uri)
     except (BadImage, OSError) as error:

@@ -193,7 +193,7 @@ def export_megapairs(triplets: Artifact, to: Path, options: ExportOptions, force
     """Write megapairs.jsonl, one row per pair of images with all its texts, and the images beside it below images/.
 
     Triplets without a target image cannot be said in this form; they are counted as left out. With `paths` the rows
-    name the files where they lie on this machine, and nothing is copied.
+    name the files where they lie on this machine, and only images that are no files are copied.
 
     Raises:
         FileExistsError, LookupError, OSError: as `tasks.export.export_dataset`.
@@ -254,14 +254,15 @@ def _exported(
 
 def _put(folder: Path, image_id: str, files: Files, options: ExportOptions) -> str:
     """Copy an image unless it is there already; its path as the row has it."""
-    place = files.place(image_id)
-    if options.images == "paths":
+    place = files.path(image_id)
+    if options.images == "paths" and place is not None:
         place.stat()
         return str(place)
+    suffix = files.suffix(image_id)
     name = PurePosixPath(image_id)
     if name.is_absolute() or ".." in name.parts:
         name = PurePosixPath(digest(image_id)[:32])
-    path = PurePosixPath("images") / (name if name.suffix == place.suffix else f"{name}{place.suffix}")
+    path = PurePosixPath("images") / (name if name.suffix == suffix else f"{name}{suffix}")
     if not (folder / path).exists():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(files.bytes(image_id))

@@ -8,6 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from data.artifact import Artifact
+from data.places import content_digests
 from data.schemas import IMAGES
 from models.backends import Engine
 from tasks.ingest import open_image
@@ -15,7 +16,7 @@ from tasks.requests import Picture
 
 # Pictures kept after they were looked up: a chunk asks for each of its images several times.
 _KEPT = 4096
-_COLUMNS = ("image_id", "uri", "width", "height", "sha256")
+_COLUMNS = ("image_id", "uri", "width", "height")
 
 
 class Pool(Mapping[str, Picture]):
@@ -29,8 +30,9 @@ class Pool(Mapping[str, Picture]):
             engine: `image_side` limits what is seen.
         """
         self._images, self._side = images, engine.image_side
-        table = images.read(IMAGES, "images.parquet").select(_COLUMNS).combine_chunks()
+        table = images.read(IMAGES, "images.parquet")
         self._columns = {name: table[name].combine_chunks() for name in _COLUMNS}
+        self._digests = content_digests(table).combine_chunks()
         self._made = lru_cache(_KEPT)(self._make)
 
     def __getitem__(self, image_id: str) -> Picture:
@@ -40,7 +42,8 @@ class Pool(Mapping[str, Picture]):
         place = self._place(image_id)
         if place is None:
             raise KeyError(image_id)
-        uri, width, height, sha256 = (self._columns[name][place].as_py() for name in _COLUMNS[1:])
+        uri, width, height = (self._columns[name][place].as_py() for name in _COLUMNS[1:])
+        sha256 = self._digests[place].as_py()
         return Picture(
             # Another limit on the size does not make another image of one that is below both.
             digest=sha256 if max(width, height) <= self._side else f"{sha256}@{self._side}",

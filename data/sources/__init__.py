@@ -6,12 +6,15 @@ The folder is the registry: a new source is a new file and no edit elsewhere.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
+
+from pydantic import JsonValue
 
 from data.config import StageConfig
+from data.mending import Mend
+from data.places import Place
 from data.suggest import did_you_mean
 
 
@@ -24,19 +27,32 @@ class Item:
 
     image_id: str
     """Stable and unique in the source: for files the path relative to the folder, with "/" and suffix."""
-    location: Path | None
-    """Absolute path of the image file."""
+    location: Place | None
+    """The image file, or the stretch of a file that holds it; the path is absolute."""
     payload: bytes | None
     """The encoded image, for sources whose images are no files."""
     label: str | None
-    """ImageNet's class id (wnid, "n" and eight digits) where one is known."""
+    """ImageNet's class id (wnid, "n" and eight digits) where one is known, else the source's own name of the class."""
     caption: str | None
     refused: tuple[str, str] | None = None
     """Reason and detail, where the source knows without decoding that this is no image to use."""
+    foil: str | None = None
+    """A caption that is wrong in one word."""
+    url: str | None = None
+    """Where the image was downloaded from."""
+    sha256: str | None = None
+    """Of the original's bytes, where the source says it; 64 hexadecimal digits."""
+    mend: Mend | None = None
+    """What the download did to it and is to be undone."""
+    repeats: bool = False
+    """Whether other items show the same picture on purpose, each with texts of its own; then none is a duplicate."""
 
 
 class Source(Protocol):
-    """Images in the order of their ids. A source of known length also has `__len__`."""
+    """Images in the order of their ids.
+
+    A source of known length also has `__len__`, one that knows it sometimes `__length_hint__`.
+    """
 
     def listing(self) -> str:
         """Digest of what there is (names, sizes and times, or the parameters), cheap: nothing is decoded.
@@ -51,8 +67,21 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Described(Protocol):
+    """A source that has something to say beside its items."""
+
+    def figures(self) -> Mapping[str, JsonValue]:
+        """Figures for the report, such as the number of shards and of incomplete ones; after `listing`, cheap."""
+        ...
+
+
 class SourceModule(Protocol):
-    """What a file of this folder defines."""
+    """What a file of this folder defines.
+
+    It may also define `DOWNLOADED = True`, if its pictures came from the web by their addresses, and
+    ``recognises(path) -> str | None``: what at a path looks like this source, for the error of another.
+    """
 
     Config: type[StageConfig]
     open_source: Callable[[Any], Source]

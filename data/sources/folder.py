@@ -6,41 +6,33 @@ above itself.
 """
 
 import hashlib
-import heapq
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from data.config import StageConfig
 from data.sources import Item
-
-_WNID = re.compile(r"n\d{8}")
-_WNID_PREFIX = re.compile(r"(n\d{8})_")
+from data.sources._subset import Choice, Subset, chooser, wnid
 
 # What lies beside images, by its suffix; a draw of n leaves it out, as it should draw images.
-_SIDECAR = re.compile(
+SIDECAR = re.compile(
     r"\.(arrow|cls|csv|db|ini|json|jsonl|log|parquet|tsv|xml|ya?ml"
     r"|html?|md|pdf|py|sh|txt|mat|np[yz]|pkl|pt|safetensors|gz|tar|tgz|zip|avi|mov|mp4)",
     re.IGNORECASE,
 )
 
 
-class Config(StageConfig):
+class Config(Subset):
     """Which files to take."""
 
     path: Path = Field(description="the folder")
-    limit: PositiveInt | None = Field(
-        default=None, description="draw this many of the files that may be images; default: all"
-    )
-    seed: int = Field(default=0, description="of the draw")
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A file as the folder's listing shows it; `size` is -1 where even that cannot be read."""
 
     image_id: str
@@ -64,8 +56,8 @@ class Folder:
             FileNotFoundError, NotADirectoryError, PermissionError, ValueError: if it cannot be read as a folder.
         """
         self._config = config
-        self._root = _checked(config.path)
-        self._chosen: frozenset[str] | None = None
+        self._root = checked(config.path)
+        self._chooser: Callable[[], Choice] | None = None
         self._length: int | None = None
 
     def __len__(self) -> int:
@@ -77,49 +69,54 @@ class Folder:
     def listing(self) -> str:
         """SHA-256 over the folder's place and the id, size and modification time of every item.
 
-        Files that were not drawn do not enter.
+        Files that are not taken do not enter.
 
         Raises:
+            FileNotFoundError: if the list of ids is missing.
             ValueError: if there is no file, or none that may be drawn.
         """
-        if self._config.limit is not None:
-            self._chosen = self._draw(self._config.limit)
+        self._chooser = None
         # The place, because the images are read where they are: after a move the rows need other paths.
-        digest = hashlib.sha256(f"{self._root}\n".encode())
+        digest = hashlib.sha256(f"{self._root}\n{self._config.list_digest()}".encode())
         length = 0
         for entry in self._entries():
             digest.update(entry.line)
             length += 1
         if not length:
-            what = "no file" if self._config.limit is None else "no file that may be an image"
+            what = "no file" if self._config.everything else "no file that may be an image"
             raise ValueError(f"there is {what} in {self._root}; give a folder of images")
         self._length = length
         return digest.hexdigest()
 
     def items(self) -> Iterator[Item]:
         """Every item, sorted by id; the folder is walked as they are asked for."""
-        if self._config.limit is not None and self._chosen is None:
-            self._chosen = self._draw(self._config.limit)
         for entry in self._entries():
-            label = _label(self._root, entry.image_id)
+            label = wnid(self._root.name, entry.image_id)
             location = None if entry.refused else entry.path
             yield Item(entry.image_id, location, None, label, None, entry.refused)
 
-    def _entries(self) -> Iterator[_Entry]:
-        chosen = self._chosen
-        return (entry for entry in _walk(self._root, "", ()) if chosen is None or entry.image_id in chosen)
+    def _entries(self) -> Iterator[Entry]:
+        if self._config.everything:
+            yield from walk(self._root)
+            return
+        if self._chooser is None:
+            try:
+                self._chooser = chooser(self._config, lambda: ((e.image_id, label) for e, label in self._drawable()))
+            except ValueError as error:
+                raise ValueError(f"{error} in {self._root}; give a folder of images") from error
+        choice = self._chooser()
+        for entry, label in self._drawable():
+            if choice.ended(entry.image_id):
+                break
+            if choice.takes(entry.image_id, label):
+                yield entry
+        for item in choice.absent():
+            yield Entry(item.image_id, self._root, -1, 0, item.refused)
 
-    def _draw(self, count: int) -> frozenset[str]:
-        """The `count` ids of least hash: each image's chance is its own, so a new image replaces at most one."""
-        eligible = (
-            entry.image_id
-            for entry in _walk(self._root, "", ())
-            if entry.refused is None and not _SIDECAR.fullmatch(PurePosixPath(entry.image_id).suffix)
-        )
-        return frozenset(heapq.nsmallest(count, eligible, key=self._lot))
-
-    def _lot(self, image_id: str) -> bytes:
-        return hashlib.sha256(f"{self._config.seed}\0{image_id}".encode()).digest()
+    def _drawable(self) -> Iterator[tuple[Entry, str | None]]:
+        for entry in walk(self._root):
+            if entry.refused is None and not SIDECAR.fullmatch(PurePosixPath(entry.image_id).suffix):
+                yield entry, wnid(self._root.name, entry.image_id)
 
 
 def open_source(config: Config) -> Folder:
@@ -127,7 +124,8 @@ def open_source(config: Config) -> Folder:
     return Folder(config)
 
 
-def _checked(path: Path) -> Path:
+def checked(path: Path) -> Path:
+    """The folder's real path; raises as `Folder`."""
     try:
         root = path.expanduser().resolve(strict=True)
     except FileNotFoundError:
@@ -143,7 +141,7 @@ def _checked(path: Path) -> Path:
     return root
 
 
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
+def walk(folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Entry]:
     """Everything below `folder` in the order of the ids.
 
     Args:
@@ -169,7 +167,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
         elif entry.name.startswith("."):
             yield _refused(path, name, "hidden", "a hidden folder, not walked" if is_folder else "a hidden file")
         elif is_folder:
-            yield from _walk(path, name, (*above, here))
+            yield from walk(path, name, (*above, here))
         else:
             yield _file(entry, name, path)
 
@@ -185,16 +183,16 @@ def _place(is_folder: bool, entry: os.DirEntry[str]) -> bytes:
     return os.fsencode(entry.name) + b"/" * is_folder
 
 
-def _file(entry: os.DirEntry[str], name: str, path: Path) -> _Entry:
+def _file(entry: os.DirEntry[str], name: str, path: Path) -> Entry:
     try:
         status = entry.stat()
     except OSError:  # a link to nothing, or gone meanwhile; whoever opens it will say so
-        return _Entry(name, path, -1, 0)
-    return _Entry(name, path, status.st_size, status.st_mtime_ns)
+        return Entry(name, path, -1, 0)
+    return Entry(name, path, status.st_size, status.st_mtime_ns)
 
 
-def _refused(path: Path, name: str, reason: str, detail: str) -> _Entry:
-    return _Entry(name, path, -1, 0, (reason, detail))
+def _refused(path: Path, name: str, reason: str, detail: str) -> Entry:
+    return Entry(name, path, -1, 0, (reason, detail))
 
 
 def _is_text(name: str) -> bool:
@@ -204,16 +202,3 @@ def _is_text(name: str) -> bool:
 
 def _escaped(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _label(root: Path, image_id: str) -> str | None:
-    """ImageNet's class: the nearest folder named by a wnid, else a file name that begins with one and "_".
-
-    English class names are no key: ImageNet has two of "crane" and two of "maillot".
-    """
-    path = PurePosixPath(image_id)
-    for folder in (*reversed(path.parts[:-1]), root.name):
-        if _WNID.fullmatch(folder):
-            return folder
-    prefix = _WNID_PREFIX.match(path.name)
-    return prefix.group(1) if prefix else None

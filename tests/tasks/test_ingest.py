@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from data.artifact import Artifact, Counts, read_table, seal
 from data.config import Resources, StageConfig
 from data.images import Checked
 from data.images import check as real_check
+from data.places import place_digest, place_of
 from data.progress import reporting_to
 from data.schemas import IMAGES, REJECTED
 from data.sources import Item
@@ -185,7 +187,7 @@ def test_neither_workers_nor_parts_change_the_result(
     (folder / "zz.png").write_bytes(png(0))
     config = from_folder(folder)
     expected = run(tmp_path / "first", config)[1]
-    monkeypatch.setattr("tasks.ingest.PART", part)
+    monkeypatch.setattr("tasks.verify.PART", part)
     out = tmp_path / "out"
     counts = ingest.fn(
         out, config, facts=listing_facts(config), resources=Resources.model_validate({"workers": workers})
@@ -199,10 +201,11 @@ def test_neither_workers_nor_parts_change_the_result(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import tasks.ingest as stage
+import tasks.verify as verifying
+from tasks.ingest import ingest, listing_facts
 from tests.tasks.test_ingest import RESOURCES, from_folder
 
-real, seen = stage.check, []
+real, seen = verifying.check, []
 
 def check(content):
     seen.append(content)
@@ -210,11 +213,11 @@ def check(content):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(content)
 
-stage.check = check
-stage.PART = 4
+verifying.check = check
+verifying.PART = 4
 out, folder = map(Path, sys.argv[1:])
 config = from_folder(folder)
-stage.ingest.fn(out, config, facts=stage.listing_facts(config), resources=RESOURCES)
+ingest.fn(out, config, facts=listing_facts(config), resources=RESOURCES)
 """
 
 
@@ -230,8 +233,8 @@ def test_after_kill_9_finished_parts_are_not_verified_again(tmp_path: Path, monk
         checked.append(content)
         return real_check(content)
 
-    monkeypatch.setattr("tasks.ingest.check", check)
-    monkeypatch.setattr("tasks.ingest.PART", 4)
+    monkeypatch.setattr("tasks.verify.check", check)
+    monkeypatch.setattr("tasks.verify.PART", 4)
     config = from_folder(folder)
     reported = Reported()
     with reporting_to(reported):
@@ -266,7 +269,7 @@ class Reported:
 def test_parts_of_other_files_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = photos(tmp_path / "in", 3), tmp_path / "out"
     config = from_folder(folder)
-    monkeypatch.setattr("tasks.ingest._merge", lambda parts: 1 / 0)
+    monkeypatch.setattr("tasks.ingest.merge", lambda *parts: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ingest.fn(out, config, facts=listing_facts(config), resources=RESOURCES)
     monkeypatch.undo()
@@ -347,20 +350,27 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("world")
 def test_images_without_files_are_stored_and_survive_a_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.ingest.GROUP", 3)
+    monkeypatch.setattr("tasks.verify.PART", 3)
     counts, artifact = run(tmp_path / "out", IngestConfig(source="world", images=7))
     assert (counts.read, counts.kept, counts.dropped) == (9, 8, {"too_small": 1})
     rows = artifact.read(IMAGES, "images.parquet").to_pylist()
-    assert [row["uri"] for row in rows[:7]] == [f"images/{n // 3:05d}/scene-{n:03d}.png" for n in range(7)]
+    # Blocks of 512 bytes: a header, then the picture.
+    assert rows[0]["uri"] == f"span:512+{len(png(0))}:images/0000000.tar"
+    assert [row["uri"].rpartition(":")[2] for row in rows] == [f"images/000000{n // 3}.tar" for n in range(8)]
     assert rows[7]["image_id"] == "strange/id:ä"
     assert rows[3]["caption"] == "scene number 3"
-    stored = [path for path in (artifact.path / "images").rglob("*") if path.is_file()]
-    assert len(stored) == 8  # the small one is not stored, and nothing temporary is left
+    stored = sorted(path.name for path in (artifact.path / "images").iterdir())
+    assert stored == ["0000000.tar", "0000001.tar", "0000002.tar"]
+    members = []
+    for name in stored:
+        with tarfile.open(artifact.path / "images" / name) as tar:
+            members += tar.getnames()
+    assert members == [f"0000{n}.png" for n in (0, 1, 2, 0, 1, 2, 0, 1)]  # the small one is not stored
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     moved = Artifact(tmp_path / "elsewhere", "ingest", artifact.key)
     for row in rows:
         assert open_image(moved, row["uri"]).size == (16, 16)
-        assert hashlib.sha256((moved.path / row["uri"]).read_bytes()).hexdigest() == row["sha256"]
+        assert place_digest(place_of(row["uri"], moved.path)) == row["sha256"]
 
 
 @pytest.mark.usefixtures("world")
