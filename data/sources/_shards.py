@@ -93,13 +93,11 @@ class Shards:
         self._chooser: Callable[[], Choice] | None = None
 
     def __length_hint__(self) -> int:
-        """Number of rows, where the tables tell it; NotImplemented otherwise."""
-        if not self._config.everything or any(shard.table is None for shard in self._shards):
-            return NotImplemented
-        try:
-            return sum(pq.read_metadata(shard.table).num_rows for shard in self._shards)
-        except (pa.ArrowException, OSError):
-            return NotImplemented
+        """Number of rows, where the tables or a limit tell it; NotImplemented otherwise."""
+        known = self._config.limit
+        if self._config.everything:
+            known = _table_rows([shard.table for shard in self._shards])
+        return NotImplemented if known is None else known
 
     def listing(self) -> str:
         """SHA-256 over names, sizes and times of all shards; raises as `chooser` does."""
@@ -163,9 +161,9 @@ class Shards:
         index = self._index(shard)
         records, fault = _records(shard)
         if choice is None:
-            for name, problem in ((shard.body or Path(shard.name), index.fault), (shard.table, fault)):
-                if problem is not None and name is not None:
-                    yield _refused(f"{shard.name}{name.suffix}", *problem)
+            for path, problem in ((shard.body, index.fault), (shard.table, fault)):
+                if problem is not None and path is not None:
+                    yield _refused(f"{shard.name}{path.suffix}", *problem)
         for key in sorted(index.members.keys() | records.keys()):
             members, known = index.members.get(key, {}), records.get(key)
             image_id, label = f"{shard.name}/{key}", _label(key, members)
@@ -177,8 +175,8 @@ class Shards:
             for suffix in [suffix for suffix in IMAGE_SUFFIXES if suffix in members][1:]:
                 yield _refused(f"{image_id}.{suffix}", "extra_image", "the sample has another image, which is taken")
         if choice is None:
-            for name, reason, detail in index.extra:
-                yield _refused(f"{shard.name}/{name}", reason, detail)
+            for member, reason, detail in index.extra:
+                yield _refused(f"{shard.name}/{member}", reason, detail)
 
     def _item(self, image_id: str, members: Mapping[str, Place], known: Record | None, label: str | None) -> Item:
         if known is not None and known.failure is not None:
@@ -196,6 +194,16 @@ class Shards:
         except OSError as error:
             return _refused(image_id, "unreadable", error.strerror or str(error))
         return known.item(image_id, place, label, caption, self._config.trim)
+
+
+def _table_rows(tables: Sequence[Path | None]) -> int | None:
+    total = 0
+    for table in tables:
+        try:
+            total += pq.read_metadata(table).num_rows if table is not None else 0
+        except (pa.ArrowException, OSError):
+            return None
+    return total if all(table is not None for table in tables) else None
 
 
 def _records(shard: Shard) -> tuple[dict[str, Record], tuple[str, str] | None]:

@@ -49,14 +49,20 @@ class Entry:
 class Folder:
     """The image files below a folder; see the module's text for what is an item."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, label: Callable[[str], str | None] | None = None, salt: str = "") -> None:
         """Looks at the folder itself only.
+
+        Args:
+            config: which files to take.
+            label: from an id to its class; left out, ImageNet's by the names of folders and files.
+            salt: digest of what `label` goes by, for the listing.
 
         Raises:
             FileNotFoundError, NotADirectoryError, PermissionError, ValueError: if it cannot be read as a folder.
         """
-        self._config = config
+        self._config, self._salt = config, salt
         self._root = checked(config.path)
+        self._label = label or (lambda image_id: wnid(self._root.name, image_id))
         self._chooser: Callable[[], Choice] | None = None
         self._length: int | None = None
 
@@ -77,7 +83,7 @@ class Folder:
         """
         self._chooser = None
         # The place, because the images are read where they are: after a move the rows need other paths.
-        digest = hashlib.sha256(f"{self._root}\n{self._config.list_digest()}".encode())
+        digest = hashlib.sha256(f"{self._root}\n{self._config.list_digest()}{self._salt}".encode())
         length = 0
         for entry in self._entries():
             digest.update(entry.line)
@@ -91,7 +97,7 @@ class Folder:
     def items(self) -> Iterator[Item]:
         """Every item, sorted by id; the folder is walked as they are asked for."""
         for entry in self._entries():
-            label = wnid(self._root.name, entry.image_id)
+            label = self._label(entry.image_id)
             location = None if entry.refused else entry.path
             yield Item(entry.image_id, location, None, label, None, entry.refused)
 
@@ -116,7 +122,7 @@ class Folder:
     def _drawable(self) -> Iterator[tuple[Entry, str | None]]:
         for entry in walk(self._root):
             if entry.refused is None and not SIDECAR.fullmatch(PurePosixPath(entry.image_id).suffix):
-                yield entry, wnid(self._root.name, entry.image_id)
+                yield entry, self._label(entry.image_id)
 
 
 def open_source(config: Config) -> Folder:

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from data.benchmarks import Benchmark, load_benchmark, names
 from data.images import BadImage, load_rgb
-from data.keys import digest, file_digest
+from data.keys import digest
+from data.places import Place, place_digest
 from data.sources.folder import Config as Folder
 from data.sources.folder import open_source
 from data.suggest import did_you_mean
@@ -95,7 +96,7 @@ def _images(gallery: str) -> Openers:
             if item.location is None or not _opens(item.location):
                 unreadable.append(item.image_id)
                 continue
-            found[file_digest(item.location)] = (f"{gallery}: {item.image_id}", partial(load_rgb, item.location))
+            found[place_digest(item.location)] = (f"{gallery}: {item.image_id}", partial(load_rgb, item.location))
         if unreadable and found:
             log.warning(
                 "contamination: in gallery %s files without a readable image were not compared: %d, for example %s",
@@ -111,7 +112,7 @@ def _images(gallery: str) -> Openers:
     return found
 
 
-def _opens(path: Path) -> bool:
+def _opens(path: Place) -> bool:
     try:
         load_rgb(path)
     except BadImage:
