@@ -77,6 +77,7 @@ def read_tar(path: Path) -> Index:
                     index.add(member.name, Span(path, member.offset_data, member.size))
                     count += 1
                 reached = tar.offset
+                tar.members = []  # type: ignore[attr-defined]  # it would remember them all
     except tarfile.TarError as error:
         problem = str(error)
     if not problem and not _ends_well(path, reached):

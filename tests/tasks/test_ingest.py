@@ -315,6 +315,10 @@ def test_the_configuration_must_suit_its_source(tmp_path: Path) -> None:
         IngestConfig(source="foldr", path=tmp_path)
     with pytest.raises(ValidationError, match="source=tiny_world reads no path"):
         IngestConfig(path=tmp_path)
+    with pytest.raises(ValidationError, match="source=folder has no setting 'split', but split=train is given"):
+        IngestConfig(source="folder", path=tmp_path, split="train")
+    with pytest.raises(ValidationError, match="source=imagenet has no setting 'trim'"):
+        IngestConfig(source="imagenet", path=tmp_path, trim=True)
     assert IngestConfig().source == "tiny_world"
 
 
@@ -371,6 +375,21 @@ def test_images_without_files_are_stored_and_survive_a_move(tmp_path: Path, monk
     for row in rows:
         assert open_image(moved, row["uri"]).size == (16, 16)
         assert place_digest(place_of(row["uri"], moved.path)) == row["sha256"]
+
+
+@pytest.mark.usefixtures("world")
+def test_stored_images_of_finished_parts_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = IngestConfig(source="world", images=7)
+    expected = run(tmp_path / "expected", config)[1]
+    monkeypatch.setattr("tasks.ingest.merge", lambda *parts: 1 / 0)
+    out = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError):
+        run(out, config)
+    monkeypatch.undo()
+    module = SimpleNamespace(Config=WorldConfig, open_source=World)
+    monkeypatch.setattr("tasks.ingest.load_source", lambda name: module)
+    monkeypatch.setattr("tasks.verify.check", lambda content: 1 / 0)
+    assert run(out, config)[1].manifest["files"] == expected.manifest["files"]
 
 
 @pytest.mark.usefixtures("world")
