@@ -45,7 +45,8 @@ class ExportOptions:
     """What goes into a data set.
 
     Attributes:
-        images: "embed" puts the bytes of every file into the rows; "paths" the places of the files on this machine.
+        images: "embed" puts the bytes of every file into the rows; "paths" the places of the files on this machine
+            (images that are no files are embedded all the same).
         licence: of the texts, one of the hub's names such as cc-by-4.0; None: not stated.
         image_licence: what is to be said about the images; None: that they are their owners'.
         shard_bytes: a Parquet file is closed when its rows come to so much.

@@ -63,7 +63,7 @@ def row_writer(path: Path, schema: pa.Schema) -> Iterator[RowWriter]:
     temporary = path.with_name(f".{path.name}.rows.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as file:
             writer = RowWriter(file, schema)
             yield writer
             writer.flush()

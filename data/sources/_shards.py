@@ -60,7 +60,7 @@ class Index:
             readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             self.extra.append((readable, "bad_name", "the name is not UTF-8"))
             return
-        folder, slash, file = name.rpartition("/")
+        folder, slash, file = name.removeprefix("./").rpartition("/")
         base, dot, suffix = file.partition(".")
         if not base or not dot:
             self.extra.append((name, "not_an_image", "a member without a suffix belongs to no sample"))
@@ -159,7 +159,7 @@ class Shards:
 
     def _items(self, shard: Shard, choice: Choice | None) -> Iterator[Item]:
         index = self._index(shard)
-        records, fault = _records(shard)
+        records, fault = _records(shard, index)
         if choice is None:
             for path, problem in ((shard.body, index.fault), (shard.table, fault)):
                 if problem is not None and path is not None:
@@ -206,14 +206,19 @@ def _table_rows(tables: Sequence[Path | None]) -> int | None:
     return total if all(table is not None for table in tables) else None
 
 
-def _records(shard: Shard) -> tuple[dict[str, Record], tuple[str, str] | None]:
-    """A shard's table by key; without one, or with an unfinished one, nothing, and what is wrong with it."""
-    if shard.table is None:
-        return {}, None
+def _records(shard: Shard, index: Index | None = None) -> tuple[dict[str, Record], tuple[str, str] | None]:
+    """A shard's table by key; without one, or with an unfinished one, nothing, and what is wrong with it.
+
+    Rows whose key was there before are noted in `index`.
+    """
+    records: dict[str, Record] = {}
     try:
-        return dict(read_records(shard.table)), None
+        for key, known in read_records(shard.table) if shard.table is not None else ():
+            if records.setdefault(key, known) is not known and index is not None:
+                index.extra.append((key, "repeated_key", "an earlier row of the table has the same key"))
     except ValueError as error:
         return {}, ("unreadable_table", str(error))
+    return records, None
 
 
 def _described(members: Mapping[str, Place]) -> Record:

@@ -175,7 +175,7 @@ def open_source(config: Config) -> HfParquet:
     Raises:
         FileNotFoundError, ValueError: if there are none, or they hold no pictures.
     """
-    root = config.path.expanduser()
+    root = config.path.expanduser().resolve()  # absolute, for pictures that lie beside the table
     found = _tables(root, config.split)
     if not found:
         expected = "a folder with .parquet files, or one that datasets' save_to_disk wrote"
@@ -209,6 +209,8 @@ def _tables(root: Path, split: str | None) -> Sequence[Table]:
         kinds: dict[str, Callable[[Path], Table]] = {".parquet": ParquetTable, ".arrow": ArrowTable}
         return [kinds[root.suffix](root)] if root.suffix in kinds else []
     files = sorted(root.rglob("*.parquet"))
+    if not files:
+        return []
     return [ParquetTable(path) for path in of_split(files, lambda one: str(one.relative_to(root)), split, "files")]
 
 

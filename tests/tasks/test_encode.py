@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
-from data.artifact import Counts
+from data.artifact import Counts, write_table
 from data.config import Resources
+from data.places import Span, uri_of
+from data.schemas import IMAGES
 from data.tokens import read_tokens
 from models.checkpoints import resolve
 from models.encoders.blip2 import Blip2Encoder
 from tasks import features, room
 from tasks.encode import EncodeConfig, encode, encode_facts
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
-from tests.tasks.small_artifacts import images_artifact
+from tests.tasks.small_artifacts import images_artifact, sealed
 
 RESOURCES = Resources(batch_size=4, workers=2, device="cpu")
 
@@ -134,6 +137,32 @@ def test_a_changed_or_lost_file_is_named(tmp_path: Path, checkpoint: str) -> Non
     (tmp_path / "files/image-001.png").unlink()
     with pytest.raises(ValueError, match=r"'image-001' .* not now .*No such file"):
         encode.fn(tmp_path, config, images, facts=facts, resources=RESOURCES)
+
+
+def test_an_image_in_a_tar_is_read_there_and_filed_under_its_bytes(tmp_path: Path, checkpoint: str) -> None:
+    """Two copies of one original, resized in two ways, have features of their own."""
+    files = [path.read_bytes() for path in images_artifact(tmp_path / "as", 2).path.parent.glob("files/*.png")]
+    tar = tmp_path / "shard.tar"
+    tar.write_bytes(b"".join(files))
+    starts = (0, len(files[0]))
+    rows = [
+        {
+            **{"image_id": f"{n}", "uri": uri_of(Span(tar, start, len(content))), "width": 30, "height": 30},
+            **{"sha256": "0" * 64, "stored_sha256": hashlib.sha256(content).hexdigest()},
+        }
+        for n, (start, content) in enumerate(zip(starts, files, strict=True))
+    ]
+    write_table(tmp_path / "ingest/images.parquet", pa.Table.from_pylist(rows, schema=IMAGES), IMAGES)
+    images = sealed(tmp_path / "ingest", "ingest", 2)
+    config = EncodeConfig(checkpoint=checkpoint)
+    (tmp_path / "out").mkdir()
+    counts = encode.fn(tmp_path / "out", config, images, facts=encode_facts(config, images), resources=RESOURCES)
+    assert counts.detail["encoded"] == 2
+    _, tokens = read_tokens(tmp_path / "out/tokens.arrow")
+    assert not np.allclose(tokens[0], tokens[1])
+    tar.write_bytes(b"".join(reversed(files)))
+    with pytest.raises(ValueError, match=r"image '0' .* changed since it was ingested"):
+        features._read(images, features.pictures(images)[0])
 
 
 def test_a_stored_image_is_taken_whatever_its_original_was(tmp_path: Path, checkpoint: str) -> None:

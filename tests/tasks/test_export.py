@@ -1,8 +1,9 @@
 """Triplets leave the store, and come back."""
 
 import json
+import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import pyarrow as pa
@@ -30,6 +31,9 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")  # read when it was imported
 
 
+PHOTOS = ("some/0.png", "some/1.png", "some/2.png", "some/3.png", "some/4.jpg")
+
+
 def _photos(tmp_path: Path) -> Path:
     """Five photos of different colours: some/0.png to some/4.jpg."""
     folder = tmp_path / "photos" / "some"
@@ -40,9 +44,21 @@ def _photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def _triplets(tmp_path: Path) -> Artifact:
-    """Three triplets, two of them about one pair, over ingested photos; the third has no target image."""
-    images = ingest.make(IngestConfig(source="folder", path=_photos(tmp_path))).artifact
+def _triplets(tmp_path: Path, tarred: bool = False) -> Artifact:
+    """Three triplets, two of them about one pair, over ingested photos; the third has no target image.
+
+    With `tarred`, the photos are members of a tar, and their ids have no suffix.
+    """
+    photos = _photos(tmp_path)
+    config = IngestConfig(source="folder", path=photos)
+    if tarred:
+        (tmp_path / "tars").mkdir()
+        with tarfile.open(tmp_path / "tars" / "some.tar", "w") as tar:
+            for path in sorted((photos / "some").iterdir()):
+                tar.add(path, path.name)
+        config = IngestConfig(source="webdataset", path=tmp_path / "tars")
+    images = ingest.make(config).artifact
+    names = {name: name.partition(".")[0] if tarred else name for name in PHOTOS}
     shared: dict[str, Any] = {
         **dict.fromkeys(TRIPLETS.names),
         "recipe": "mra_cir",
@@ -51,17 +67,19 @@ def _triplets(tmp_path: Path) -> Artifact:
             "request_ids": ["q"],
         },
     }
-    pair = {"reference_id": "some/0.png", "target_id": "some/1.png", "negative_ids": ["some/2.png", "some/0.png"]}
+    negatives = [names["some/2.png"], names["some/0.png"]]
+    pair = {"reference_id": names["some/0.png"], "target_id": names["some/1.png"], "negative_ids": negatives}
     rows = [
         shared | pair | {"triplet_id": "a", "modification": 'redder, "much"'},
         shared | pair | {"triplet_id": "a-1", "modification": "wider"},
-        shared | {"triplet_id": "b", "reference_id": "some/4.jpg", "modification": "blue", "target_text": "a blue one"},
+        shared
+        | {"triplet_id": "b", "reference_id": names["some/4.jpg"], "modification": "blue", "target_text": "a blue one"},
     ]
-    config = MraCirGenerate(model=str(tmp_path / "secret" / "model")).model_dump(mode="json")
+    asked = MraCirGenerate(model=str(tmp_path / "secret" / "model")).model_dump(mode="json")
     facts = {"revision": "rev", "prompts": {"caption": "d" * 64}}
     out = tmp_path / "triplets"
     write_table(out / "triplets.parquet", pa.Table.from_pylist(rows, schema=TRIPLETS), TRIPLETS)
-    return seal(out, COUNTS, stage="generate", config=config, facts=facts, inputs={"images": images})
+    return seal(out, COUNTS, stage="generate", config=asked, facts=facts, inputs={"images": images})
 
 
 def test_hugging_face_opens_the_export_and_its_images(tmp_path: Path) -> None:
@@ -79,6 +97,24 @@ def test_hugging_face_opens_the_export_and_its_images(tmp_path: Path) -> None:
     negatives = datasets.load_dataset(str(tmp_path / "out"), "negatives", split="train")
     assert [(row["image_id"], row["image"].width) for row in negatives] == [("some/0.png", 20), ("some/2.png", 22)]
     assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == ["train-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize("images", ["embed", "paths"])
+def test_images_in_tars_are_embedded_either_way(tmp_path: Path, images: Literal["embed", "paths"]) -> None:
+    export_dataset(_triplets(tmp_path, tarred=True), tmp_path / "out", ExportOptions(images=images))
+    rows = datasets.load_dataset(str(tmp_path / "out"), split="train")
+    assert rows[0]["reference_image"].size == (20, 16)
+    assert rows[2]["reference_image"].size == (24, 16)
+    raw = rows.cast_column("reference_image", datasets.Image(decode=False))
+    assert [row["reference_image"]["path"] for row in raw] == ["some_0.png", "some_0.png", "some_4.jpeg"]
+
+
+def test_megapairs_of_images_in_tars(tmp_path: Path) -> None:
+    export_megapairs(_triplets(tmp_path, tarred=True), tmp_path / "out", ExportOptions())
+    (row,) = map(json.loads, (tmp_path / "out" / "megapairs.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (row["q_img"], row["t_img"]) == ("images/some/0.png", "images/some/1.png")
+    with Image.open(tmp_path / "out" / row["t_img"]) as picture:
+        assert picture.size == (21, 16)
 
 
 def test_the_card_says_who_wrote_it_and_names_no_place_of_this_machine(tmp_path: Path) -> None:

@@ -71,6 +71,14 @@ def test_what_datasets_writes_is_read(tmp_path: Path) -> None:
         listing_facts(IngestConfig(source="hf_parquet", path=tmp_path / "both"))
 
 
+@pytest.mark.parametrize("form", ["data", "saved"])
+def test_classes_of_the_real_pictures(form: str) -> None:
+    found = list(open_source(Config(path=shared_data("hf_parquet") / form, classes=("n01443537", "n02"))).items())
+    assert [(item.image_id, item.label) for item in found] == [("000000001", "n01443537"), ("n02", None)]
+    assert found[1].refused is not None
+    assert found[1].refused[0] == "no_such_class"
+
+
 def test_splits_are_told_by_file_names(tmp_path: Path) -> None:
     write(tmp_path / "data/train-00000-of-00002.parquet", 3)
     write(tmp_path / "data/train-00001-of-00002.parquet", 3, first=3)

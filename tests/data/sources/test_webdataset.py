@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,21 @@ def test_an_unfinished_table_and_a_missing_tar_are_said(tmp_path: Path) -> None:
         "00001/00003": "failed_to_resize_other",
     }
     assert counts.detail["shards_without_body"] == 1
+
+
+def test_names_with_a_leading_dot_and_rows_that_occur_twice(tmp_path: Path) -> None:
+    write_shard(tmp_path / "named/0.tar", 0, 2)
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "named/0.tar") as old, tarfile.open(tmp_path / "in/0.tar", "w") as new:
+        for member in old:
+            content = old.extractfile(member)
+            member.name = f"./{member.name}"
+            new.addfile(member, content)
+    write_table(tmp_path / "in/0.parquet", ["00000", "00001", "00001"], caption=["a", "b", "c"])
+    counts, artifact = ingested(tmp_path / "out", source="webdataset", path=tmp_path / "in")
+    assert [(row["image_id"], row["caption"]) for row in rows(artifact)] == [("0/00000", "a"), ("0/00001", "b")]
+    assert reasons(artifact) == {"0/00001": "repeated_key"}
+    assert counts.read == 3
 
 
 def test_odd_samples_are_counted_each_under_its_reason(tmp_path: Path) -> None:
