@@ -31,3 +31,5 @@ def test_deployment_names_a_flow_and_parameters_that_it_takes(deployment: dict[s
 def test_every_recipe_is_deployed() -> None:
     deployed = {deployment["entrypoint"].split(".")[1] for deployment in DEPLOYMENTS}
     assert set(recipe_names()) <= deployed
+    names = [deployment["name"] for deployment in DEPLOYMENTS]
+    assert len(set(names)) == len(names)  # of two with one name the later would replace the other
