@@ -169,7 +169,17 @@ def publish(out: Path, config: PublishConfig, pretrained: Artifact, taught: Arti
 
 
 def _settings(artifact: Artifact) -> str:
-    return ", ".join(f"{name} {value}" for name, value in artifact.manifest["config"].items())
+    config = artifact.manifest["config"]
+    return ", ".join(f"{name} {value}" for name, value in config.items() if value is not None and name != "start")
+
+
+def _before(artifact: Artifact) -> str:
+    """Say what a model that went on from a checkpoint had learned by then."""
+    config = artifact.manifest["config"]
+    if not config.get("start"):
+        return ""
+    answered = config["after"] * config["parts"] * config["batch"]
+    return f"; it went on from a checkpoint that had answered {answered:,} others, in {config['after']:,} steps"
 
 
 def _blip2_card(config: PublishConfig, pretrained: Artifact) -> str:
@@ -211,7 +221,7 @@ about photos.
 
 - Trained by `python -m flows run tiny_models`, stages `see` and `teach`, on {config.trained_on}. First the tower
   learns to tell what stands in each cell of a scene; then, the tower frozen, the rest answers {taught.counts.read:,}
-  questions, none repeated ({_settings(taught)}).
+  questions, none repeated ({_settings(taught)}){_before(taught)}.
 - The constant parts of the shipped prompts are single tokens of its vocabulary. A changed prompt is read word by word,
   which it was not taught.
 - Eight shape-colour pairs (`HELD_OUT` in data/tiny_world.py) were never shown.

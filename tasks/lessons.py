@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import prompts
 from data.tiny_language import STYLES, read_modification
-from data.tiny_lessons import IN_BOTH_SETS, SECOND, TASKS, Lesson, lesson
+from data.tiny_lessons import ANY, IN_BOTH_SETS, SECOND, TASKS, Lesson, lesson
 from models import tiny
 from tasks.see import drawn
 
@@ -112,9 +112,14 @@ class Lessons(IterableDataset[dict[str, Tensor]]):
 
 
 def asked_last(task: str, rng: random.Random, second: float) -> Lesson:
-    """Draw a question of a task in which an edit is carried out, more often one of those that are learned last."""
+    """Draw a question of a task in which an edit is carried out, more often one of those that are learned last.
+
+    Where the model is free to choose what to change, nothing is: it would learn to choose what it can do least.
+    """
     while True:
         question = lesson(task, rng, second)
+        if question.fields.get("edit_type") == ANY:
+            return question
         text = question.fields.get("modification") or question.answer["instruction"]
         kinds = {edit.kind for edit in read_modification(text) or ()}
         if kinds & LEARNED_LAST or rng.random() >= EASY_AGAIN:
