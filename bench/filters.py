@@ -36,15 +36,15 @@ from tasks.rank import RankConfig, rank
 from tasks.sample import SampleConfig, sample
 from tasks.train import TrainConfig, train
 
-TUNED = ("ungrounded", "round_trip", "judge")
-"""Filters whose thresholds are chosen; the cheap ones that are on by default stay as they are."""
 OPEN: Mapping[str, Mapping[str, Any]] = {
-    "ungrounded": {"on": True, "threshold": 1.0},
+    "too_long": {"on": True, "threshold": 10_000},
+    "far_apart": {"on": True, "threshold": 0.0},
     "round_trip": {"on": True, "threshold": 0.0},
     "judge": {"on": True, "threshold": 0.0},
 }
-"""Thresholds that measure everything and drop nothing."""
-STEPS = 9  # thresholds tried of each filter, at equal shares of its values
+"""Filters whose thresholds are chosen, with thresholds that drop nothing; the others that are on stay as they are."""
+STEPS = 13  # thresholds tried of each filter, at equal shares of its values
+LARGEST_SHARE = 0.3  # that one filter alone may drop
 
 
 class World:
@@ -89,19 +89,26 @@ def choose(world: World, least_yield: float) -> dict[str, float]:
     values = _values(opened)
     right = np.array([world.right[triplet] for triplet in kept_ids(opened)])
     total = len(world.right)
-    shares = np.linspace(0, 0.4, STEPS)
-    grids = [np.unique(np.quantile(values[name], 1 - shares if name == "ungrounded" else shares)) for name in TUNED]
+    shares = np.linspace(0, LARGEST_SHARE, STEPS)
+    grids = [np.unique(np.quantile(values[name], 1 - shares if _at_most(name) else shares)) for name in OPEN]
+    keeps = [
+        [values[name] <= one if _at_most(name) else values[name] >= one for one in grid]
+        for name, grid in zip(OPEN, grids, strict=True)
+    ]
     best, chosen = np.inf, dict[str, float]()
-    for thresholds in itertools.product(*grids):
-        kept = np.ones(len(right), dtype=bool)
-        for name, threshold in zip(TUNED, thresholds, strict=True):
-            kept &= values[name] <= threshold if name == "ungrounded" else values[name] >= threshold
+    for thresholds in itertools.product(*(range(len(grid)) for grid in grids)):
+        kept = np.logical_and.reduce([keep[one] for keep, one in zip(keeps, thresholds, strict=True)])
         if kept.sum() < least_yield * total:
             continue
         wrong = 1 - right[kept].mean()
         if wrong < best:
-            best, chosen = wrong, {name: float(one) for name, one in zip(TUNED, thresholds, strict=True)}
+            best = wrong
+            chosen = {name: float(grid[one]) for name, grid, one in zip(OPEN, grids, thresholds, strict=True)}
     return chosen
+
+
+def _at_most(name: str) -> bool:
+    return bool(getattr(FilterConfig(), name).keeps == "at_most")
 
 
 def _values(opened: Artifact) -> dict[str, npt.NDArray[np.float64]]:
@@ -110,9 +117,9 @@ def _values(opened: Artifact) -> dict[str, npt.NDArray[np.float64]]:
     known = pa.array(kept_ids(opened), pa.string())
     verdicts = verdicts.filter(pc.is_in(verdicts["triplet_id"], value_set=known))
     found = {}
-    for name in TUNED:
+    for name in OPEN:
         values = verdicts.filter(pc.equal(verdicts["filter"], name))["value"]
-        found[name] = pc.fill_null(values, -np.inf if name == "ungrounded" else np.inf).to_numpy()
+        found[name] = pc.fill_null(values, -np.inf if _at_most(name) else np.inf).to_numpy()
     return found
 
 

@@ -18,6 +18,7 @@ from data.progress import progress
 from data.schemas import GENERATIONS, REJECTED, TRIPLETS, VERDICTS
 from tasks.filters import Filter, Measured, Row, World
 from tasks.filters.contamination import Config as Contamination
+from tasks.filters.far_apart import Config as FarApart
 from tasks.filters.image_alone import Config as ImageAlone
 from tasks.filters.image_talk import Config as ImageTalk
 from tasks.filters.judge import Config as Judge
@@ -48,6 +49,7 @@ class FilterConfig(StageConfig):
     names_target: NamesTarget = NamesTarget()
     same_text: SameText = SameText()
     ungrounded: Ungrounded = Ungrounded()
+    far_apart: FarApart = FarApart()
     near_duplicate: NearDuplicate = NearDuplicate()
     same_picture: SamePicture = SamePicture()
     contamination: Contamination = Contamination()
@@ -82,16 +84,16 @@ def filter(
         ValueError: if triplets and images do not belong together, or as the filters do.
     """
     generations = SortedTable(out / "unsorted", GENERATIONS, "request_id")
-    world = World(images, tokens, resources, generations.add)
     sieve = _Sieve(triplets.file("triplets.parquet"))
     yields = []
 
-    def judged() -> Iterator[Sequence[Row]]:
+    def judged(world: World) -> Iterator[Sequence[Row]]:
         for name, one in config.switched_on().items():
             yield from sieve.verdicts(name, one, world)
             yields.append(sieve.last)
 
-    _write(out / "verdicts.parquet", VERDICTS, judged())
+    with World(images, tokens, resources, generations.add) as world:
+        _write(out / "verdicts.parquet", VERDICTS, judged(world))
     for name, alive in (("triplets", True), ("dropped", False)):
         _write(out / f"{name}.parquet", TRIPLETS, sieve.chosen(sieve.alive if alive else ~sieve.alive))
     write_table(out / "rejected.parquet", sieve.rejected(), REJECTED)

@@ -7,12 +7,13 @@ sees the triplets' texts, their images and what models say of them.
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from data.artifact import Artifact
 from data.config import Resources, StageConfig
+from models.backends import Opener, TextGenerator, load_backend
 from tasks.features import Picture, pictures
 
 if TYPE_CHECKING:
@@ -34,8 +35,19 @@ class Measured(NamedTuple):
     found: str = ""
 
 
+class Lent:
+    """An engine that outlives who asks it."""
+
+    def __init__(self, engine: TextGenerator) -> None:
+        self.model, self.revision = engine.model, engine.revision
+        self.generate = engine.generate
+
+    def close(self) -> None:
+        """The lender's business."""
+
+
 class World:
-    """What filters may look at besides the triplets.
+    """What filters may look at besides the triplets. A context manager: leaving stops the engine that they share.
 
     Attributes:
         images, tokens: artifacts of `ingest` and `encode`.
@@ -51,6 +63,29 @@ class World:
         record: Callable[[list[dict[str, Any]]], None],
     ) -> None:
         self.images, self.tokens, self.resources, self.record = images, tokens, resources, record
+        self._engine: TextGenerator | None = None
+        self._wanted: tuple[object, ...] = ()
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def opener(self, backend: str) -> Opener:
+        """What starts an engine of this backend, or lends the one that an earlier filter started with like settings."""
+        opener = load_backend(backend)
+        if self.resources.spread != "here":
+            return opener  # it travels to workers, which keep their own engines
+        return partial(self._lend, opener)
+
+    def _lend(self, opener: Opener, *wanted: Any) -> TextGenerator:
+        if self._engine is None or self._wanted != (opener, *wanted):
+            self.__exit__()  # there is room for one
+            self._engine, self._wanted = opener(*wanted), (opener, *wanted)
+        return Lent(self._engine)
 
     @cached_property
     def pictures(self) -> dict[str, Picture]:

@@ -33,7 +33,7 @@ class Asked(StageConfig):
         )
         with Asker(
             terms,
-            load_backend(self.backend),
+            world.opener(self.backend),
             world.resources,
             ledger=home() / "ledger",
             retries=self.retries,

@@ -1,7 +1,9 @@
 """Words of English texts, and which of them say something."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -53,3 +55,15 @@ def covered(wanted: Iterable[str], given: Iterable[str]) -> float | None:
     """Share of the distinct words of `wanted` that are in `given`, in [0, 1]; None where none is wanted."""
     distinct, there = set(wanted), set(given)
     return len(distinct & there) / len(distinct) if distinct else None
+
+
+def in_common(text: str, other: str) -> float:
+    """Dice coefficient of two texts' content words and their neighbouring pairs, in [0, 1]."""
+    mine, theirs = _parts(text), _parts(other)
+    total = mine.total() + theirs.total()
+    return 2 * (mine & theirs).total() / total if total else 1.0
+
+
+def _parts(text: str) -> Counter[tuple[str, ...]]:
+    said = content(text)
+    return Counter([*((word,) for word in said), *pairwise(said)])

@@ -3,9 +3,7 @@
 The check that synthetic triplets get in SynCir and ZeroSight, with the captions that are there already.
 """
 
-from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -13,7 +11,7 @@ from pydantic import Field, model_validator
 import prompts
 from tasks.filters import Filter, Measured, Row, World
 from tasks.filters._mllm import Asked
-from tasks.filters._words import content
+from tasks.filters._words import in_common
 from tasks.replies import Rejected
 from tasks.requests import Outcome, Question
 
@@ -56,15 +54,3 @@ def _compare(outcome: Outcome, caption: str, modification: str) -> Measured:
         return Measured(None, f"round_trip_{outcome.texts.reason}")
     text = outcome.texts["target_text"]
     return Measured(in_common(text, caption), f"{modification!r} leads to {text!r}, not to {caption!r}")
-
-
-def in_common(text: str, other: str) -> float:
-    """Dice coefficient of two texts' content words and their neighbouring pairs, in [0, 1]."""
-    mine, theirs = _parts(text), _parts(other)
-    total = mine.total() + theirs.total()
-    return 2 * (mine & theirs).total() / total if total else 1.0
-
-
-def _parts(text: str) -> Counter[tuple[str, ...]]:
-    said = content(text)
-    return Counter([*((word,) for word in said), *pairwise(said)])

@@ -1,5 +1,6 @@
 """The filter stage: every row accounted for, in order, and what its filters ask and know."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import tasks.filters
 from data.artifact import Artifact
 from data.schemas import GENERATIONS, REJECTED, TRIPLETS, VERDICTS
 from tasks.filter import FilterConfig, filter, read_yields
-from tasks.filters import Measured, World, image_alone, judge, round_trip, text_alone, too_long
+from tasks.filters import Measured, World, image_alone, judge, text_alone, too_long
 from tests.models.tiny_blip2 import tiny_checkpoint
-from tests.tasks.filters.triplets import RESOURCES, TARGET, measured, tokens_of, triplet, triplets_of
+from tests.tasks.filters.triplets import RESOURCES, measured, tokens_of, triplet, triplets_of
 from tests.tasks.scripted_generate import small_images, small_model, use_scripted_backend
 
 GENERIC = "make it different"
@@ -154,15 +155,25 @@ def test_a_judge_without_probabilities_is_taken_at_its_word() -> None:
 
 
 def test_a_round_trip_is_compared_with_the_targets_caption(store: Path) -> None:
-    # red circle left: 3 words and 2 pairs; red square left: likewise; in common are red and left.
-    assert round_trip.in_common("a red circle on the left", "a red square on the left") == pytest.approx(2 * 2 / 10)
-    assert round_trip.in_common(TARGET, TARGET) == 1
     rows = [triplet("make it red"), triplet("make it blue", target_caption=None)]
     off = {name: {"on": False} for name in FilterConfig.model_fields}
     made = run(store, FilterConfig.model_validate(off | {"round_trip": scripted(store)}), rows)
     first, second = made.read(VERDICTS, "verdicts.parquet").to_pylist()
     assert (first["value"], first["kept"]) == (0.0, False)  # the scripted backend writes of some thing
     assert (second["value"], second["reason"]) == (None, "no_caption")
+
+
+def test_filters_that_ask_the_same_model_share_its_engine(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"round_trip": scripted(store, threshold=0), "judge": scripted(store)}
+    engine = importlib.import_module("models.backends.scripted").Scripted
+    closed: list[object] = []
+    monkeypatch.setattr(engine, "opened", 0)
+    monkeypatch.setattr(engine, "close", lambda one: closed.append(one))  # a method, which a builtin would not be
+    run(store / "a", FilterConfig.model_validate(settings), ROWS[:1])
+    assert (engine.opened, len(closed)) == (1, 1)
+    other = settings["judge"] | {"model": str(small_model(store / "other")), "sampling": {"seed": 1}}
+    run(store / "b", FilterConfig.model_validate(settings | {"judge": other}), ROWS[3:4])
+    assert (engine.opened, len(set(map(id, closed)))) == (3, 3)
 
 
 def test_what_cannot_be_asked_is_refused_before_any_work() -> None:

@@ -2,8 +2,18 @@
 
 import pytest
 
-from tasks.filters import image_talk, names_target, near_duplicate, reference_leak, same_text, too_generic, too_long
+from tasks.filters import (
+    far_apart,
+    image_talk,
+    names_target,
+    near_duplicate,
+    reference_leak,
+    same_text,
+    too_generic,
+    too_long,
+)
 from tasks.filters import ungrounded as invents
+from tasks.filters._words import in_common
 from tests.tasks.filters.triplets import REFERENCE, measured, triplet
 
 
@@ -83,6 +93,17 @@ def test_words_of_neither_caption() -> None:
     assert one.value == pytest.approx(1 / 4)  # green; red, circle and square are in a caption
     assert one.found.endswith("invents green")
     assert measured(invents.Config(), triplet("red", reference_caption=None, target_caption=None))[0].value is None
+
+
+def test_what_two_captions_have_in_common() -> None:
+    # red circle left: 3 words and 2 pairs; red square left: likewise; in common are red and left.
+    assert in_common("a red circle on the left", "a red square on the left") == pytest.approx(2 * 2 / 10)
+    assert in_common(REFERENCE, REFERENCE) == 1
+    rows = [triplet("x", reference_caption="a red circle", target_caption=text) for text in ("a red square", None)]
+    one, none = measured(far_apart.Config(), *rows)
+    assert (one.value, none) == (pytest.approx(2 * 1 / 6), (None, "no_caption"))
+    as_text = triplet("x", reference_caption="a red circle", target_caption=None, target_text="a red circle")
+    assert measured(far_apart.Config(), as_text)[0].value == 1
 
 
 def test_the_score_of_a_pair() -> None:
