@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,10 +84,18 @@ class Shards:
             read_index: from a shard's body to what it holds; reads no pixels.
 
         Raises:
-            ValueError: if the wanted split is not there, or several are and none is wanted.
+            ValueError: if the wanted split is not there, or several are and none is wanted, or ids of two shards would
+                mix.
         """
         self._config, self._read_index = config, read_index
         chosen = of_split(shards, lambda shard: shard.name, config.split, "shards")
+        names = {shard.name for shard in chosen}
+        for name in sorted(names):
+            mixed = sorted(names & {parent.as_posix() for parent in PurePosixPath(name).parents})
+            if mixed:
+                raise ValueError(
+                    f"{config.path} has a shard {mixed[0]!r} and a folder of that name with {name!r}; give one"
+                )
         # As "name/", so that ids of one shard come before those of the next.
         self._shards = sorted(chosen, key=lambda shard: f"{shard.name}/")
         self._chooser: Callable[[], Choice] | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 import data.sources as sources
 
 _LOOKED_AT = 10_000
+_ONE = {"folders": "a folder", "names without a suffix": "a name without a suffix"}
 
 
 def wrong_root(path: Path, source: str, expected: str) -> Exception:
@@ -35,5 +36,6 @@ def wrong_root(path: Path, source: str, expected: str) -> Exception:
 def _content(folder: Path) -> str:
     kinds: Counter[str] = Counter()
     for _, entry in zip(range(_LOOKED_AT), folder.iterdir(), strict=False):
-        kinds["folders" if entry.is_dir() else f"*{entry.suffix}" if entry.suffix else "files without a suffix"] += 1
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "an empty folder"
+        kinds["folders" if entry.is_dir() else f"*{entry.suffix}" if entry.suffix else "names without a suffix"] += 1
+    most = (f"{count} {kind}" if count > 1 else _ONE.get(kind, f"1 {kind}") for kind, count in kinds.most_common(4))
+    return ", ".join(most) or "an empty folder"

@@ -33,7 +33,7 @@ def recognises(path: Path) -> str | None:
     if not path.is_dir():
         return None
     count = sum((path / f"{name}.parquet").is_file() and (path / name).is_dir() for name in _names(path))
-    return f"{count} numbered folders with a table beside them" if count else None
+    return "numbered folders with a table beside each" if count else None
 
 
 def _names(root: Path) -> set[str]:

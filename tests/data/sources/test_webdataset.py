@@ -266,6 +266,14 @@ def test_several_splits_in_one_folder(tmp_path: Path) -> None:
     assert len(list(open_source(Config(path=tmp_path / "in", split="val")).items())) == 2
 
 
+def test_a_shard_named_as_a_folder_of_shards_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "cc.tar", 0, 1)
+    write_shard(tmp_path / "cc/0.tar", 1, 1)
+    with pytest.raises(ValueError, match="a shard 'cc' and a folder of that name with 'cc/0'; give one"):
+        open_source(Config(path=tmp_path))
+    assert len(list(open_source(Config(path=tmp_path / "cc.tar")).items())) == 1
+
+
 def test_compressed_tars_are_refused(tmp_path: Path) -> None:
     (tmp_path / "00000.tar.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"compressed, such as 00000\.tar\.gz; .*unpack to \.tar first"):
