@@ -4,7 +4,7 @@ Stripes run diagonally, dots are checks and backgrounds get darker downwards, wh
 scenes begin with three things; half of the queries ask for two changes.
 """
 
-from functools import partial
+from functools import cache, partial
 
 from data.benchmarks import Benchmark
 from data.benchmarks.tiny_single import METRICS
@@ -18,6 +18,7 @@ PLAN = Plan(
 )  # fmt: skip
 
 
+@cache  # a second to make, and the same every time
 def load(split: str = "val") -> Benchmark:
     """Some 500 queries in a gallery of 2,310 images; a query whose text fits more than one of them is left out."""
     return make("tiny_shifted", split, PLAN, {"reference": "mask"}, METRICS)

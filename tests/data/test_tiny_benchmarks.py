@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.benchmarks import Benchmark, load_benchmark
+from data.benchmarks import Benchmark, load_benchmark, tiny_multi
 from data.tiny_drawing import sprite
 from data.tiny_edits import KINDS
 from data.tiny_language import HELD_OUT_PHRASES, TRAINED, read_modification
@@ -36,8 +36,9 @@ def test_targets_are_as_the_protocol_wants() -> None:
 
 
 def test_splits_differ_and_repeat() -> None:
-    again = load_benchmark("tiny_multi")
+    again = tiny_multi.load.__wrapped__("val")  # made anew, not remembered
     assert again.digest == load_benchmark("tiny_multi").digest
+    assert load_benchmark("tiny_multi") is load_benchmark("tiny_multi")
     assert again.digest != load_benchmark("tiny_multi", "test").digest
     with pytest.raises(ValueError, match="val, test"):
         load_benchmark("tiny_multi", "train")
