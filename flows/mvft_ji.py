@@ -77,7 +77,7 @@ def mvft_ji(config: MvftJi, rerun: Sequence[str] = (), until: str | None = None)
         trained = train(config.train, kept, images, tokens, resources=resources)
         texts = query_texts(config.query_texts.config(config.generate, config.evaluate), resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, texts, resources=resources)
-        report(config.report, images, None, None, triplets, trained, scores, tokens=tokens, kept=kept)
+        report(config.report, images, None, None, triplets, trained, scores, tokens=tokens, kept=kept, texts=texts)
     return run.id
 
 

@@ -47,7 +47,7 @@ def score_tables(scores: Sequence[dict[str, Any]]) -> list[Table]:
         rows = [row for row in scores if (row["benchmark"], row["split"]) == (benchmark, split)]
         # Figures per kind of edit ("recall@1/colour") are in the report: the terminal has room for the headlines.
         metrics = list(dict.fromkeys(row["metric"] for row in rows if "/" not in row["metric"]))
-        methods = sorted({row["method"] for row in rows}, key=_place)
+        methods = sorted(dict.fromkeys(row["method"] for row in rows), key=_place)
         values = {(row["method"], row["metric"]): row for row in rows}
         queries = max(row["queries"] for row in rows)
         title = f"{benchmark} ({split}, {queries:,} queries), percent"
@@ -65,5 +65,6 @@ def score_tables(scores: Sequence[dict[str, Any]]) -> list[Table]:
     return tables
 
 
-def _place(method: str) -> tuple[int, str]:
-    return (_METHODS.index(method) if method in _METHODS else len(_METHODS), method)
+def _place(method: str) -> int:
+    """Known methods in their order; others, such as a study's variants, stay in theirs behind them."""
+    return _METHODS.index(method) if method in _METHODS else len(_METHODS)

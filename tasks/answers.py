@@ -126,13 +126,16 @@ def trained_answers(
     composer = Composer(encoder, pictures)
     images = encode_images(encoder, pictures, path, advance, composer.see)
     judge, composed = Judge(pictures.benchmark, depth), composer.queries()
-    found = {"composed": answer(judge, [Weighted(1.0, composed)], images, advance)}
-    if described is not None:
-        texts = text_queries(encoder, described.texts, pictures.batch, described.reading)
-        both = [Weighted(1 - described.weight, composed), Weighted(described.weight, texts)]
-        found["target_text_trained"] = answer(judge, [Weighted(1.0, texts)], images, advance)
-        found["joint"] = answer(judge, both, images, advance)
-    return found
+    if described is None:
+        return {"composed": answer(judge, [Weighted(1.0, composed)], images, advance)}
+    texts = text_queries(encoder, described.texts, pictures.batch, described.reading)
+    mixes = {
+        "composed": (1.0, 0.0),
+        "target_text_trained": (0.0, 1.0),
+        "joint": (1 - described.weight, described.weight),
+    }
+    found = answer_mixes(judge, [composed, texts], list(mixes.values()), images, advance)
+    return dict(zip(mixes, found, strict=True))
 
 
 @torch.inference_mode()
@@ -160,27 +163,50 @@ def baseline_answers(
 def answer(judge: Judge, parts: Sequence[Weighted], images: ImageTokens, advance: Advance) -> tuple[Answer, ...]:
     """Answer every query of the judge's benchmark by the weighted sum of mean-of-max similarities.
 
-    Only the images that a query ranks are scored for it: a category of FashionIQ, a dozen crops of GeneCIS. The scores
-    of the others are NaN, at which the judge does not look. No device holds a gallery.
-
     Args:
         judge: of the benchmark.
         parts: query tokens in the order of the benchmark's queries.
         images: the gallery's tokens first.
         advance: told of queries answered.
     """
+    (found,) = answer_mixes(judge, [part.queries for part in parts], [[part.weight for part in parts]], images, advance)
+    return found
+
+
+@torch.inference_mode()
+def answer_mixes(
+    judge: Judge,
+    parts: Sequence[TokenSet],
+    mixes: Sequence[Sequence[float]],
+    images: ImageTokens,
+    advance: Advance,
+) -> list[tuple[Answer, ...]]:
+    """Answers by several weighted sums of the same similarities, which are computed once.
+
+    Only the images that a query ranks are scored for it: a category of FashionIQ, a dozen crops of GeneCIS. The scores
+    of the others are NaN, at which the judge does not look. No device holds a gallery.
+
+    Args:
+        judge, images, advance: as of `answer`; a query counts once for each mix.
+        parts: query tokens in the order of the benchmark's queries.
+        mixes: a weight for each part.
+    """
     benchmark = judge.benchmark
-    found: list[Answer | None] = [None] * len(benchmark.queries)
+    found: list[list[Answer | None]] = [[None] * len(benchmark.queries) for _ in mixes]
+    step = max(1, QUERIES // len(mixes))
     for asked, places in _groups(benchmark):
-        for start in range(0, len(asked), QUERIES):
-            some = asked[start : start + QUERIES]
-            scores = np.full((len(some), len(benchmark.gallery)), np.nan, dtype=np.float32)
-            for columns, block in _tiles(benchmark, some, places, parts, images):
-                scores[:, columns] = block
-            for place, row in zip(some, scores, strict=True):
-                found[place] = judge.answer(benchmark.queries[place], row)
-            advance(len(some))
-    return tuple(one for one in found if one is not None)
+        for start in range(0, len(asked), step):
+            some = asked[start : start + step]
+            scores = np.full((len(mixes), len(some), len(benchmark.gallery)), np.nan, dtype=np.float32)
+            for columns, blocks in _tiles(benchmark, some, places, parts, images):
+                for mix, weights in enumerate(mixes):
+                    total = sum((weight * block for weight, block in zip(weights, blocks, strict=True)), start=0.0)
+                    scores[mix][:, columns] = total
+            for mix in range(len(mixes)):
+                for place, row in zip(some, scores[mix], strict=True):
+                    found[mix][place] = judge.answer(benchmark.queries[place], row)
+                advance(len(some))
+    return [tuple(one for one in answers if one is not None) for answers in found]
 
 
 def _groups(benchmark: Benchmark) -> Iterator[tuple[list[int], Places]]:
@@ -197,12 +223,12 @@ def _groups(benchmark: Benchmark) -> Iterator[tuple[list[int], Places]]:
 
 
 def _tiles(
-    benchmark: Benchmark, asked: list[int], places: Places, parts: Sequence[Weighted], images: ImageTokens
-) -> Iterator[tuple[Places, npt.NDArray[np.float32]]]:
-    """Scores of some queries for some images of the gallery: the images' places, and (queries, images)."""
+    benchmark: Benchmark, asked: list[int], places: Places, parts: Sequence[TokenSet], images: ImageTokens
+) -> Iterator[tuple[Places, list[npt.NDArray[np.float32]]]]:
+    """Similarities of some queries to some images of the gallery: the images' places, and (queries, images) by part."""
     names = [f"of query {benchmark.queries[place].query_id}" for place in asked]
     units = [
-        normalised(part.queries.tokens[asked], part.queries.mask[asked], names) for part in parts
+        normalised(part.tokens[asked], part.mask[asked], names) for part in parts
     ]  # fmt: skip
     device = units[0].tokens.device
     size = _strip(images.tokens.shape[1:], units, device)
@@ -210,10 +236,7 @@ def _tiles(
         columns = places[first : first + size]
         tokens, mask = images.at(columns)
         shown = normalised(tokens.to(device), mask.to(device), [benchmark.gallery[place] for place in columns])
-        total = torch.zeros(len(asked), len(columns), device=device)
-        for part, unit in zip(parts, units, strict=True):
-            total += part.weight * _similarities(unit, shown)
-        yield columns, total.cpu().numpy()
+        yield columns, [_similarities(unit, shown).float().cpu().numpy() for unit in units]
 
 
 def _strip(shape: tuple[int, ...], units: Sequence[Unit], device: torch.device) -> int:

@@ -48,14 +48,15 @@ def report(
     windows: Artifact | None = None,
     united: Artifact | None = None,
     kept: Artifact | None = None,
+    texts: Artifact | None = None,
 ) -> Counts:
     """Write report.html: scores beside the baselines, stages, curves, windows, a sample of triplets, rejected rows.
 
     `kept` are those of the triplets that the filters left: with it the sample is drawn from these, and a section tells
-    what was dropped. A recipe without one of the optional stages leaves it out. An image that cannot be shown any more
-    becomes a box that says why. Rows are triplets: all are counted as kept, `detail` tells how many are shown.
+    what was dropped. `texts` are those of the benchmarks' queries. A recipe without an optional stage leaves it out. An image that cannot be shown any more becomes a box that says why. Rows are triplets: all are counted as kept,
+    `detail` tells how many are shown.
     """
-    made = (images, tokens, ranking, pairs, windows, united, triplets, kept, trained, scores)
+    made = (images, tokens, ranking, pairs, windows, united, triplets, kept, trained, texts, scores)
     stages = [one for one in made if one is not None]
     total, shown = cards(kept or triplets, images, config.triplets, config.thumbnail, config.seed)
     measured = [] if scores is None else read_table(scores.file("scores.parquet"), SCORES).to_pylist()
