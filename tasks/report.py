@@ -53,7 +53,8 @@ def report(
     """Write report.html: scores beside the baselines, stages, curves, windows, a sample of triplets, rejected rows.
 
     `kept` are those of the triplets that the filters left: with it the sample is drawn from these, and a section tells
-    what was dropped. `texts` are those of the benchmarks' queries. A recipe without an optional stage leaves it out. An image that cannot be shown any more becomes a box that says why. Rows are triplets: all are counted as kept,
+    what was dropped. `texts` are those of the benchmarks' queries. A recipe without an optional stage leaves it out. An
+    image that cannot be shown any more becomes a box that says why. Rows are triplets: all are counted as kept,
     `detail` tells how many are shown.
     """
     made = (images, tokens, ranking, pairs, windows, united, triplets, kept, trained, texts, scores)
