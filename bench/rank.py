@@ -91,7 +91,7 @@ def exactly(sets: TokenSets, dtype: torch.dtype, audited: int) -> dict[str, Any]
     pair = min(before, einsum_pair_seconds(sets))
     ranked = np.concatenate(parts)
     return {
-        **_figures(len(sets), "exact", f"torch {_name(dtype)}, two-sided", cost, len(sets), pair),
+        **_figures(len(sets), "exact", f"{_name(dtype)}, two-sided", cost, len(sets), pair),
         **audit(sets, ranked, audited),
         "peak_gib": peak,
         "peers": {
@@ -149,7 +149,7 @@ def _figures(
 
 
 def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return "native int8 and int16" if dtype == torch.int16 else str(dtype)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -159,7 +159,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--kind", choices=get_args(Kind), default="aligned")
     parser.add_argument("--mode", choices=["exact", "candidates"], default="exact")
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the first pass")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "int16"],
+        default="auto",
+        help="of the first pass; int16 is the native kernel",
+    )
     parser.add_argument("--audit", type=int, default=300, help="references checked against full float32 or exact")
     parser.add_argument("--references", type=int, default=2000, help="references ranked by candidates")
     parser.add_argument("--count", type=int, default=1000, help="candidates per source to begin with")

@@ -60,7 +60,7 @@ class Finder(NamedTuple):
 
 def stored_type(dtype: torch.dtype) -> torch.dtype:
     """The 16-bit type that tokens are kept in for a first pass in `dtype`: float16 loses less where it is as fast."""
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
+    return torch.float16 if dtype == torch.float32 else dtype
 
 
 def prepare(sets: TokenSets, kind: torch.dtype, path: Path, advance: Callable[[int], None]) -> Tensor:
@@ -171,6 +171,9 @@ def _score_alone(
     ahead = direction == "reference"
     for start in range(0, len(columns), GATHERED):
         some = columns[start : start + GATHERED]
+        if prepared.dtype == torch.int16:
+            scores[place, torch.from_numpy(some)] = strip_scores(query, prepared.unit(wanted[some]), direction)[0]
+            continue
         parts = tile(query, prepared.unit(wanted[some]), forward=ahead, backward=not ahead)
         part = parts[0] if ahead else parts[1]
         assert part is not None

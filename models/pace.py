@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from models.native import kernel
 from models.ranking import TILE_COLUMNS, Shortlist, cut, strip_scores, tile_sizes
 from models.similarity import Unit, exact_scores, normalised, rounded, tile
 from models.sweep import both_scores
@@ -18,6 +19,8 @@ CALIBRATION_PAIRS = 500_000
 SAMPLE_QUERIES = 64
 SAMPLE_IMAGES = 512
 """Size of the measured strip."""
+LEFT = 8
+"""One pair in so many is scored again, finely, by the native kernel: measured with 10,000 images (docs/ranking.md)."""
 OVERHEAD = 1.25
 """What reading, normalising and writing add to the measured parts (docs/ranking.md)."""
 
@@ -26,7 +29,7 @@ class Pace(NamedTuple):
     """Core-seconds of this machine for token sets of one shape.
 
     Attributes:
-        dtype: "float32" or "bfloat16", the quicker type of a first pass.
+        dtype: "float32", "bfloat16" or, for the native kernel, "int16": the quickest way of a first pass.
         score: one score of a first pass in one direction, its share of the top k included.
         pair: both scores of a pair of images from one product, likewise.
         settle: settling one reference's ranking exactly.
@@ -64,10 +67,15 @@ def measured_pace(tokens: int, dim: int, depth: int) -> Pace:
 
     def one() -> None:
         shortlist = Shortlist.empty(SAMPLE_QUERIES, 10**9, depth)
-        shortlist.add(0, strip_scores(queries, gallery, "reference"), bound[:SAMPLE_QUERIES])
+        native = dtype == torch.int16
+        scores = _sifted(queries, gallery)[0] if native else strip_scores(queries, gallery, "reference")
+        shortlist.add(0, scores, bound[:SAMPLE_QUERIES])
 
     def two() -> None:
-        ahead, behind = both_scores(queries, gallery, "reference")
+        if dtype == torch.int16:
+            ahead, behind = _sifted(queries, gallery)
+        else:
+            ahead, behind = both_scores(queries, gallery, "reference")
         Shortlist.empty(SAMPLE_QUERIES, 10**9, depth).add(0, ahead, bound[:SAMPLE_QUERIES])
         Shortlist.empty(SAMPLE_IMAGES, 10**9, depth).add(0, behind, bound)
 
@@ -81,8 +89,9 @@ def measured_pace(tokens: int, dim: int, depth: int) -> Pace:
 
 
 def quickest(tokens: int, dim: int, pairs: int) -> torch.dtype:
-    """The faster type for first passes on this machine, measured in some hundredths of a second; ranks do not depend
-    on it. Only processors with units for bfloat16 gain from it, the others lose.
+    """The quickest way of a first pass on this machine, measured in some hundredths of a second; ranks do not depend on
+    it. Only processors with units for bfloat16 gain from it, the others lose; int16 stands for the native kernel, which
+    has to be twice as fast as torch.
 
     Args:
         tokens, dim: T and D.
@@ -98,12 +107,28 @@ def quickest(tokens: int, dim: int, pairs: int) -> torch.dtype:
     some, block = cut(queries, 0, across), cut(gallery, 0, down)
     seconds = {dtype: _tile_seconds(some, block, dtype) for dtype in (torch.float32, torch.bfloat16)}
     # A wide bound leaves more to settle, so bfloat16 has to be clearly faster.
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else torch.float32
+    best = torch.bfloat16 if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else torch.float32
+    if kernel() is None:
+        return best
+    one, other = (rounded(unit, torch.int16)[0] for unit in (some, gallery))
+    pairs_each = len(some.tokens) * len(block.tokens), len(some.tokens) * len(other.tokens)
+    native = _least(lambda: _sifted(one, other), rounds=4) / pairs_each[1]
+    return torch.int16 if 2 * native < seconds[best] / pairs_each[0] else best
 
 
 def _tile_seconds(queries: Unit, gallery: Unit, dtype: torch.dtype) -> float:
     one, other = rounded(queries, dtype)[0], rounded(gallery, dtype)[0]
     return _least(lambda: tile(one, other), rounds=4)
+
+
+def _sifted(queries: Unit, gallery: Unit) -> tuple[torch.Tensor, torch.Tensor]:
+    """The native kernel's work on a strip in the midst of a ranking: (Q, N) and (N, Q) scores."""
+    native = kernel()
+    assert native is not None
+    rough = native.rough(queries, gallery).ahead
+    left = (torch.arange(rough.numel()) % LEFT == 0).view(rough.shape)
+    ahead, behind = native.fine(queries, gallery, left)
+    return ahead, behind.T
 
 
 def _settle_seconds(values: torch.Tensor, depth: int) -> float:

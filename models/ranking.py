@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.native import kernel
+from models.sift import sifted
 from models.similarity import Direction, Unit, exact_scores, normalised, rounded, rounding_bound, tile
 
 Integers = npt.NDArray[np.int64]
@@ -135,6 +137,15 @@ class Shortlist:
         self.indices.copy_(torch.cat([self.indices, found], dim=1).gather(1, places))
         self.bound.copy_(torch.maximum(self.bound, bound))
 
+    def floor(self, low: Tensor) -> Tensor:
+        """(Q,) what the k best exact scores reach at least, -inf while fewer than k are known.
+
+        Args:
+            low: (Q, n) lower bounds of the exact scores of rows that are not in the list yet.
+        """
+        known = torch.cat([self.values[:, : self.k] - self.bound.unsqueeze(1), low], dim=1)
+        return known.topk(self.k, dim=1).values[:, -1] if self.k else torch.full((len(known),), -torch.inf)
+
     def open_rows(self, place: int) -> Integers | None:
         """Gallery rows of one query that may be among its k best; None if they may lie outside the list too."""
         values = self.values[place].numpy()
@@ -163,7 +174,7 @@ def top_k(
         k: at least 1; the answer is as wide as the smaller of k and the gallery.
         direction: "reference" ranks by s(query, candidate), "candidate" by s(candidate, query).
         exclude: for each query the gallery row that is no candidate (the reference itself), or -1 for none.
-        dtype: type of the first pass, float32 or bfloat16; it decides the speed only.
+        dtype: type of the first pass, float32, bfloat16, or int16 for the native kernel; it decides the speed only.
 
     Raises:
         ValueError: for k < 1, unequal dimensions, or tokens that `normalised` refuses.
@@ -172,7 +183,7 @@ def top_k(
         raise ValueError(f"need k of at least 1, got {k}")
     barred = _barred(queries, exclude)
     shortlist = Shortlist.empty(len(queries), len(gallery), k)
-    for start, scores, bound in first_pass(queries, gallery, direction, barred, dtype):
+    for start, scores, bound in first_pass(queries, gallery, direction, barred, dtype, shortlist):
         shortlist.add(start, scores, bound)
     return settle(shortlist, queries, gallery, direction, barred)
 
@@ -216,13 +227,23 @@ def rank_of_target(
 
 
 def first_pass(
-    queries: TokenSets, gallery: TokenSets, direction: Direction, barred: Integers, dtype: torch.dtype
+    queries: TokenSets,
+    gallery: TokenSets,
+    direction: Direction,
+    barred: Integers,
+    dtype: torch.dtype,
+    shortlist: Shortlist | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Scores of every query with the whole gallery, strip by strip.
 
+    Args:
+        queries, gallery, direction, barred, dtype: as of `top_k`.
+        shortlist: to which each strip is added before the next is asked for, if only the best are wanted; then the
+            native kernel need not score the others.
+
     Yields:
-        The strip's first row; (Q, strip) float32 scores, -inf for the barred row of each query; (Q,) how far they may
-        be off.
+        The strip's first row; (Q, strip) float32 scores, -inf for the barred row of each query and for what cannot be
+        among its best; (Q,) how far they may be off.
     """
     _same_dimension(queries, gallery)
     some, loss = rounded(queries.unit(slice(0, len(queries))), dtype)
@@ -230,15 +251,21 @@ def first_pass(
     strip = max(1, min(STRIP_IMAGES, STRIP_BYTES // (tokens * dim * 4)))
     for start in range(0, len(gallery), strip):
         block, block_loss = rounded(gallery.unit(slice(start, start + strip)), dtype)
-        scores = strip_scores(some, block, direction)
-        held = np.flatnonzero((barred >= start) & (barred < start + scores.shape[1]))
-        scores[held, barred[held] - start] = -torch.inf
+        held = np.flatnonzero((barred >= start) & (barred < start + len(block.tokens)))
+        cells = (held, barred[held] - start)
+        if shortlist is not None and dtype == torch.int16:
+            scores = sifted((some, loss), (block, block_loss), direction, shortlist, barred=cells)[0]
+        else:
+            scores = strip_scores(some, block, direction)
+        scores[cells] = -torch.inf
         width = max(tokens, queries.tokens.shape[1])
         yield start, scores, rounding_bound(dtype, dim, width, loss, float(block_loss.max()))
 
 
 def strip_scores(queries: Unit, block: Unit, direction: Direction) -> Tensor:
     """(Q, strip) float32 scores, from tiles that stay in the processor's cache."""
+    if queries.tokens.dtype == torch.int16:
+        return native_scores(queries, block)[direction == "candidate"]
     across, down = tile_sizes(queries, block)
     ahead = direction == "reference"
     scores = torch.empty(len(queries.tokens), len(block.tokens))
@@ -250,6 +277,18 @@ def strip_scores(queries: Unit, block: Unit, direction: Direction) -> Tensor:
             assert part is not None
             scores[left : left + across, top : top + down] = part
     return scores
+
+
+def native_scores(queries: Unit, block: Unit) -> tuple[Tensor, Tensor]:
+    """(Q, strip) s(query, image) and (Q, strip) s(image, query) of all pairs, by the native kernel.
+
+    Raises:
+        RuntimeError: where there is none.
+    """
+    native = kernel()
+    if native is None:
+        raise RuntimeError("int16 needs the native kernel, and there is none here; rank in float32")
+    return native.fine(queries, block)
 
 
 def tile_sizes(queries: Unit, block: Unit) -> tuple[int, int]:

@@ -32,6 +32,10 @@ def laid_out(tokens: Tensor, similarity: Similarity) -> Tensor:
     return tokens
 
 
+INTEGER_UNIT = 32_000
+"""Length of a unit vector in 16-bit integers: neither an entry nor a 32-bit sum of products can overflow."""
+
+
 class Unit(NamedTuple):
     """Token sets ready to be multiplied.
 
@@ -148,11 +152,16 @@ def rounded(unit: Unit, dtype: torch.dtype) -> tuple[Unit, Tensor]:
     """Token sets in the type of a fast first pass, and what the rounding cost.
 
     Returns:
-        The sets in `dtype`, and (N,) float32: the largest norm, over a set's tokens, of rounded minus unrounded token.
+        The sets in `dtype`, as multiples of 1 / INTEGER_UNIT if that is int16; and (N,) float32: the largest norm, over
+        a set's tokens, of rounded minus unrounded token.
     """
-    tokens = unit.tokens.to(dtype)
     if dtype == unit.tokens.dtype:
-        return unit, torch.zeros(len(tokens))
+        return unit, torch.zeros(len(unit.tokens))
+    if dtype == torch.int16:
+        whole = (unit.tokens.float() * INTEGER_UNIT).round()
+        loss = torch.linalg.vector_norm(whole / INTEGER_UNIT - unit.tokens, dim=-1).amax(dim=1)
+        return Unit(whole.to(dtype), unit.mask), loss
+    tokens = unit.tokens.to(dtype)
     return Unit(tokens, unit.mask), torch.linalg.vector_norm(tokens.float() - unit.tokens, dim=-1).amax(dim=1)
 
 
@@ -167,7 +176,7 @@ def rounding_bound(dtype: torch.dtype, dim: int, tokens: int, query_loss: Tensor
     cosines below 1; `tile` cuts larger ones down to 1.
 
     Args:
-        dtype: float32 or bfloat16, the type of the products.
+        dtype: float32, bfloat16, or int16 for `models.native.Kernel.fine`, whose products are exact.
         dim: D.
         tokens: the larger of T and S.
         query_loss: (Q,) from `rounded`.
@@ -179,7 +188,7 @@ def rounding_bound(dtype: torch.dtype, dim: int, tokens: int, query_loss: Tensor
     arithmetic = (2 * dim + tokens + 16) * 2.0**-24
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         arithmetic += 2.0**-7  # torch may then round the factors to bfloat16
-    stored = 0.0 if dtype == torch.float32 else 2.0**-9
+    stored = 2.0**-9 if dtype == torch.bfloat16 else 0.0
     return 1.01 * (query_loss * (1 + gallery_loss) + gallery_loss + arithmetic) + stored
 
 

@@ -17,10 +17,12 @@ from models.ranking import (
     Shortlist,
     TokenSets,
     cut,
+    native_scores,
     settle,
     strip_scores,
     tile_sizes,
 )
+from models.sift import sifted
 from models.similarity import Direction, Unit, rounded, rounding_bound, tile
 
 PANEL_BYTES = 128 * 2**20
@@ -42,7 +44,7 @@ def rank_panel(sets: TokenSets, panel: range, shortlist: Shortlist, direction: D
         panel: consecutive rows.
         shortlist: of all N images, with what the earlier panels added; rows from the panel on are updated.
         direction: as of `models.ranking.top_k`.
-        dtype: float32 or bfloat16; it decides the speed only.
+        dtype: float32, bfloat16, or int16 for the native kernel; it decides the speed only.
 
     Returns:
         For each image of the panel its k best others.
@@ -59,14 +61,22 @@ def rank_panel(sets: TokenSets, panel: range, shortlist: Shortlist, direction: D
         block, block_loss = rounded(sets.unit(later), dtype)
         ahead = rounding_bound(dtype, dim, tokens, loss, float(block_loss.max()))
         if strip.start < panel.stop:
-            scores = strip_scores(some, block, direction)
-            scores[np.arange(strip.start, strip.stop) - panel.start, np.arange(len(strip))] = -torch.inf
+            cells = (np.arange(strip.start, strip.stop) - panel.start, np.arange(len(strip)))
+            if dtype == torch.int16:
+                scores = sifted((some, loss), (block, block_loss), direction, own, barred=cells)[0]
+            else:
+                scores = strip_scores(some, block, direction)
+            scores[cells] = -torch.inf
             own.add(strip.start, scores, ahead)
             continue
-        scores, back = both_scores(some, block, direction)
+        theirs = shortlist.part(later)
+        if dtype == torch.int16:
+            scores, back = sifted((some, loss), (block, block_loss), direction, own, theirs)
+            back = back.T
+        else:
+            scores, back = both_scores(some, block, direction)
         own.add(strip.start, scores, ahead)
-        behind = rounding_bound(dtype, dim, tokens, block_loss, float(loss.max()))
-        shortlist.part(later).add(panel.start, back, behind)
+        theirs.add(panel.start, back, rounding_bound(dtype, dim, tokens, block_loss, float(loss.max())))
     return settle(
         own, sets.subset(np.arange(panel.start, panel.stop)), sets, direction, np.arange(panel.start, panel.stop)
     )
@@ -82,6 +92,9 @@ def _strips(panel: range, count: int, bytes_each: int) -> Iterator[range]:
 
 def both_scores(some: Unit, block: Unit, direction: Direction) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (P, n) of the panel's images as references and (n, P) of the block's, from the same products."""
+    if some.tokens.dtype == torch.int16:
+        one, other = native_scores(some, block)
+        return (one, other.T) if direction == "reference" else (other, one.T)
     across, down = tile_sizes(some, block)
     one, other = torch.empty(len(some.tokens), len(block.tokens)), torch.empty(len(block.tokens), len(some.tokens))
     for left in range(0, len(some.tokens), across):

@@ -18,7 +18,7 @@ from data.schemas import RANKING
 from data.tokens import read_token_sets, tokens_shape
 from tasks.rank_candidates import TOLD, CandidateConfig, Job, by_candidates
 from tasks.rank_exact import Rows, alone, sweep
-from tasks.rank_mode import BRIEF, Resolved, choose_index, choose_mode, duration, exact_hours, pace
+from tasks.rank_mode import BRIEF, Resolved, choose_index, choose_mode, duration, exact_hours, pace, way
 from tasks.runs import say
 from tasks.stage import NO_FACTS, stage
 
@@ -132,13 +132,14 @@ def _work(
         time = f"about {duration(3600 * exact_hours(len(rows), shape, measured))}"
     if resolved.mode == "candidates":
         assert resolved.index is not None
-        say(f"rank: {len(rows):,} references against candidates among {len(sets):,} images; exactly: {time}")
+        whom = f"{len(rows):,} references against candidates among {len(sets):,} images"
+        say(f"rank: {whom}, {way(dtype)}; exactly: {time}")
         job = Job(sets, rows, config.depth, config.direction, dtype, parts)
         files = by_candidates(job, config.candidates, resolved.index, gpus=resources.device != "cpu")
         if files is not None:
             return files
     if len(rows) * len(sets) > BRIEF or resolved.mode == "candidates":
-        say(f"rank: {len(rows):,} references against {len(sets):,} images, exactly: {time}")
+        say(f"rank: {len(rows):,} references against {len(sets):,} images, exactly, {way(dtype)}: {time}")
     if pays_to_sweep(len(rows), len(sets)):
         return sweep(sets, rows, config.depth, config.direction, dtype, parts)
     return alone(sets, rows, config.depth, config.direction, dtype, parts)

@@ -12,6 +12,8 @@ from tasks.machine import processor
 from tasks.store import home
 
 if TYPE_CHECKING:
+    import torch
+
     from models.pace import Pace
 
 SMALL = 400_000_000
@@ -63,9 +65,11 @@ def pace(tokens: int, dim: int, depth: int) -> "Pace":
     """
     import torch
 
+    from models.native import kernel
     from models.pace import Pace, measured_pace
 
     machine = {
+        "native": kernel() is not None,
         "processor": processor(),
         "limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "torch": torch.__version__,
@@ -79,6 +83,12 @@ def pace(tokens: int, dim: int, depth: int) -> "Pace":
     found = measured_pace(tokens, dim, depth)
     write_json(file, {"machine": machine, "pace": found._asdict()})
     return found
+
+
+def way(dtype: "torch.dtype") -> str:
+    """How a first pass is computed, in words."""
+    name = str(dtype).removeprefix("torch.")
+    return "by the native kernel" if name == "int16" else f"by torch in {name}"
 
 
 def duration(seconds: float) -> str:

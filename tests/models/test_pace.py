@@ -3,20 +3,33 @@
 import pytest
 import torch
 
+from models import pace
 from models.pace import OVERHEAD, Pace, measured_pace, pays_to_sweep, quickest
 
 
 def test_the_quicker_type_is_measured_only_where_it_can_pay() -> None:
     assert quickest(32, 256, 1000) == torch.float32
-    assert quickest(4, 16, 10**9) in (torch.float32, torch.bfloat16)
+    assert quickest(4, 16, 10**9) in (torch.float32, torch.bfloat16, torch.int16)
+
+
+def test_the_native_kernel_is_taken_only_where_it_is_twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "kernel", lambda: object())
+    times = {"torch": 1.0, "native": 0.0}
+    monkeypatch.setattr(pace, "_tile_seconds", lambda some, block, dtype: times["torch"])
+    monkeypatch.setattr(pace, "_least", lambda work, rounds: times["native"])
+    # 512 x 128 pairs of 4 tokens in one product of torch's, 512 x 512 in the kernel's measurement: 4 times as many.
+    times["native"] = 1.9
+    assert quickest(4, 16, 10**9) == torch.int16
+    times["native"] = 2.1
+    assert quickest(4, 16, 10**9) == torch.float32
 
 
 def test_the_estimate_adds_products_and_settling() -> None:
-    pace = Pace("float32", score=2.0, pair=3.0, settle=10.0)
+    found = Pace("float32", score=2.0, pair=3.0, settle=10.0)
     # 3 pairs of 3 images at 3 seconds, and 3 references settled at 10.
-    assert pace.exact_seconds(3, 3) == pytest.approx(OVERHEAD * (3 * 3 + 3 * 10))
+    assert found.exact_seconds(3, 3) == pytest.approx(OVERHEAD * (3 * 3 + 3 * 10))
     # One reference against 9 others at 2 seconds: cheaper than all 45 pairs.
-    assert pace.exact_seconds(1, 10) == pytest.approx(OVERHEAD * (9 * 2 + 10))
+    assert found.exact_seconds(1, 10) == pytest.approx(OVERHEAD * (9 * 2 + 10))
 
 
 def test_a_sweep_pays_for_most_of_the_images() -> None:
@@ -25,8 +38,8 @@ def test_a_sweep_pays_for_most_of_the_images() -> None:
 
 
 def test_a_measured_pace_is_of_this_world() -> None:
-    pace = measured_pace(tokens=2, dim=8, depth=5)
-    assert pace.dtype in ("float32", "bfloat16")
-    assert 0 < pace.score < 1e-3
-    assert 0 < pace.pair < 1e-3
-    assert 0 < pace.settle < 1
+    found = measured_pace(tokens=2, dim=8, depth=5)
+    assert found.dtype in ("float32", "bfloat16", "int16")
+    assert 0 < found.score < 1e-3
+    assert 0 < found.pair < 1e-3
+    assert 0 < found.settle < 1
