@@ -81,11 +81,11 @@ def checked(recipe: Recipe[Any], assignments: Sequence[str], rerun: Sequence[str
     Raises:
         ConfigError: with all problems.
     """
-    problems = recipe.check(rerun, until)
     try:
         config: StageConfig = configure(recipe.config, assignments)
     except ConfigError as error:
-        raise ConfigError([*error.problems, *problems]) from None
+        raise ConfigError([*error.problems, *recipe.check(None, rerun, until)]) from None
+    problems = recipe.check(config, rerun, until)
     if problems:
         raise ConfigError(problems)
     return config

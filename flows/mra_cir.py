@@ -20,6 +20,7 @@ from tasks.plans.mra_cir import MraCirGenerate
 from tasks.rank import RankConfig, rank
 from tasks.report import ReportConfig, report
 from tasks.sample import SampleConfig, sample
+from tasks.stage import Stage
 from tasks.train import TrainConfig, train
 from tasks.unite import UniteConfig, unite
 from tasks.windows import WindowsConfig, windows
@@ -117,9 +118,23 @@ def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None)
     return run.id
 
 
+PAIRING = (ingest, encode, rank, sample, windows)
+AFTER = (generate, filter, curate, mine, train, evaluate, report)
+
+
+def _planned(config: MraCir) -> tuple[Stage[...], ...]:
+    """Each view is captioned, if it asks for that, encoded, ranked, sampled and united."""
+    views: list[Stage[...]] = []
+    for view in config.views:
+        views += [*([] if view.caption is None else [caption]), encode, rank, sample, unite]
+    return (*PAIRING, *views, *AFTER)
+
+
 RECIPE = Recipe(
     name="mra_cir",
     config=MraCir,
     flow=mra_cir,
-    stages=(ingest, encode, rank, sample, windows, generate, filter, curate, mine, train, evaluate, report),
+    stages=(*PAIRING, *AFTER),
+    planned=_planned,
+    optional=(caption, unite),
 )

@@ -26,36 +26,45 @@ class Recipe(Generic[C]):
         name: name of the recipe and of its file in flows/.
         config: type of the config; its defaults are a complete configuration.
         flow: the Prefect flow `(config, rerun, until) -> run id`.
-        stages: in the order in which the flow calls them.
+        stages: in the order in which the flow calls them, with the defaults.
+        planned: the stages of one config, likewise, where they are not always the same.
+        optional: stages that only some configs have.
     """
 
     name: str
     config: type[C]
     flow: Callable[..., str]
     stages: tuple[Stage[...], ...]
+    planned: Callable[[C], tuple[Stage[...], ...]] | None = None
+    optional: tuple[Stage[...], ...] = ()
 
     @property
     def stage_names(self) -> list[str]:
         return [stage.name for stage in self.stages]
 
+    def planned_names(self, config: C) -> list[str]:
+        """Names of the stages that the flow calls with this config, in order; some more than once."""
+        return self.stage_names if self.planned is None else [stage.name for stage in self.planned(config)]
+
     @contextmanager
     def run(self, config: C, rerun: Sequence[str], until: str | None) -> Iterator[ActiveRun]:
         """Record the flow's body as a run, and show in Prefect what came of it; `until` leaves it early.
 
-        See `tasks.runs.start_run`.
+        A stage that is called more than once is the last in its last call. See `tasks.runs.start_run`.
         """
         active: ActiveRun | None = None
         try:
-            with start_run(self.name, self.stage_names, config, rerun, until) as active:
+            with start_run(self.name, self.planned_names(config), config, rerun, until) as active:
                 yield active
         finally:
             # An interrupted process has to end at once; one that found all in the store has started no server.
             if active is not None and active.record.state != "interrupted" and not active.stored_only:
                 show_run(active.record, scores_of(active.record), report_of(active.record))
 
-    def check(self, rerun: Sequence[str], until: str | None) -> list[str]:
-        """What is wrong with the stages named on a command line."""
-        return check_stages(self.stage_names, rerun, until)
+    def check(self, config: C | None, rerun: Sequence[str], until: str | None) -> list[str]:
+        """What is wrong with the stages named on a command line; `config` is None while it is not known."""
+        any_config = [*self.stage_names, *(stage.name for stage in self.optional)]
+        return check_stages(any_config if config is None else self.planned_names(config), rerun, until)
 
 
 def changed(config: C, **fields: object) -> C:

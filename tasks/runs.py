@@ -303,7 +303,7 @@ def check_stages(stages: Sequence[str], rerun: Sequence[str], until: str | None)
         if name not in stages
     ]
     if until in stages:
-        last = stages.index(until)
+        last = len(stages) - 1 - list(reversed(stages)).index(until)
         problems += [
             f"stage {name!r} is to be rerun but comes after {until!r}, where the run is to stop"
             for name in rerun

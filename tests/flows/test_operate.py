@@ -32,7 +32,7 @@ def test_deployment_names_a_flow_and_parameters_that_it_takes(deployment: dict[s
     recipe = getattr(sys.modules[module], "RECIPE", None)
     if isinstance(recipe, Recipe):
         recipe.config.model_validate(deployment["parameters"]["config"])
-        assert recipe.check(deployment["parameters"]["rerun"], deployment["parameters"]["until"]) == []
+        assert recipe.check(None, deployment["parameters"]["rerun"], deployment["parameters"]["until"]) == []
     assert deployment["concurrency_limit"]["limit"] == 1
     assert deployment["work_pool"]["name"] == "local"
 

@@ -12,7 +12,7 @@ from data.artifact import Artifact, read_table, seal, write_table
 from data.config import Resources
 from data.schemas import IMAGES, PAIRS, REJECTED
 from data.tokens import read_tokens
-from flows.mra_cir import MraCir
+from flows.mra_cir import RECIPE, MraCir
 from flows.overrides import configure
 from tasks.caption import CAPTIONS, CaptionConfig, caption
 from tasks.encode import EncodeConfig, encode
@@ -148,6 +148,24 @@ def test_two_views_of_one_name_are_refused(tmp_path: Path) -> None:
     one = pairs_of(tmp_path, "tokens", [("a", "b")])
     with pytest.raises(ValueError, match="both have pairs of view 'tokens'"):
         unite.fn(tmp_path, UniteConfig(), one, one)
+
+
+def test_the_stages_of_views_can_be_named() -> None:
+    plain = RECIPE.config()
+    view = {"encode": {"checkpoint": "C"}, "sample": {"view": "clip"}}
+    asking = {"encode": {"checkpoint": "C", "of": "caption"}, "sample": {"view": "said"}, "caption": {}}
+    both = MraCir.model_validate({"views": [view, asking]})
+    assert RECIPE.planned_names(plain) == RECIPE.stage_names
+    assert RECIPE.planned_names(both)[4:14] == [
+        *("windows", "encode", "rank", "sample", "unite"),
+        *("caption", "encode", "rank", "sample", "unite"),
+    ]
+    assert RECIPE.check(both, ["caption"], "unite") == []
+    assert RECIPE.check(both, ["encode", "mine"], "unite") == [
+        "stage 'mine' is to be rerun but comes after 'unite', where the run is to stop"
+    ]
+    assert "no stage 'unite' to stop after" in RECIPE.check(plain, [], "unite")[0]
+    assert RECIPE.check(None, [], "unite") == []
 
 
 def test_the_recipe_takes_views_from_the_command_line() -> None:
