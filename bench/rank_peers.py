@@ -1,5 +1,6 @@
 """Other ways to the same windows, on some references of the pool."""
 
+import importlib
 import importlib.util
 import tempfile
 import time
@@ -12,7 +13,7 @@ import torch
 from models.candidates import Finder, Prepared, candidates, prepare, rerank, stored_type
 from models.index import build, pooled, projection
 from models.ranking import Integers, TokenSets
-from models.similarity import normalised
+from models.similarity import maxsim, normalised
 
 COUNT = 1000
 """Candidates of each reference, as in the usual recipe: nearest neighbours of one vector, then the similarity."""
@@ -23,9 +24,11 @@ def maxsim_cpu(sets: TokenSets, pair_seconds: float) -> dict[str, Any]:
     """maxsim-cpu's fastest call: one query against equal-length documents, in float32."""
     if importlib.util.find_spec("maxsim_cpu") is None:
         return {"skipped": "maxsim-cpu is not installed"}
-    import maxsim_cpu as peer
-
+    peer = importlib.import_module("maxsim_cpu")
     gallery = normalised(sets.rows(slice(0, 1024))[0]).tokens.numpy()
+    # It sums over the query's tokens where we average.
+    expected = maxsim(torch.from_numpy(gallery[:1]), torch.from_numpy(gallery[:64]))[0] * gallery.shape[1]
+    np.testing.assert_allclose(peer.maxsim_scores(gallery[0], gallery[:64]), expected, rtol=1e-4)
     best = float("inf")
     for _ in range(3):
         started = time.process_time()

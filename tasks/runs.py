@@ -302,7 +302,7 @@ def check_stages(stages: Sequence[str], rerun: Sequence[str], until: str | None)
         for name in names
         if name not in stages
     ]
-    if until in stages:
+    if until is not None and until in stages:
         last = len(stages) - 1 - list(reversed(stages)).index(until)
         problems += [
             f"stage {name!r} is to be rerun but comes after {until!r}, where the run is to stop"

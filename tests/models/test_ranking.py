@@ -73,11 +73,12 @@ def test_the_two_directions_differ() -> None:
 
 
 @pytest.mark.parametrize("direction", ["reference", "candidate"])
-def test_unequal_token_counts(direction: Direction) -> None:
+@pytest.mark.parametrize("k", [4, 30])
+def test_unequal_token_counts(direction: Direction, k: int, dtype: torch.dtype) -> None:
     queries, gallery = _sets(5, tokens=1, seed=1, masked=False), _sets(30, tokens=4, masked=True)
-    ranked = top_k(queries, gallery, 30, direction)
+    ranked = top_k(queries, gallery, k, direction, dtype=dtype)
     for place in range(5):
-        assert _found(gallery, ranked, place) == _plain(queries, gallery, place, direction, -1)
+        assert _found(gallery, ranked, place) == _plain(queries, gallery, place, direction, -1)[:k]
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -93,9 +94,9 @@ def test_ties_go_by_id_wherever_they_stand(dtype: torch.dtype) -> None:
         assert _found(sets, ranked, place) == _plain(sets, sets, place, "reference", place)[:5]
 
 
-def test_a_gallery_of_equal_images_is_ranked_by_id() -> None:
+def test_a_gallery_of_equal_images_is_ranked_by_id(dtype: torch.dtype) -> None:
     sets = TokenSets([f"{place:04d}" for place in range(90)], np.repeat(_sets(1).tokens, 90, axis=0))
-    ranked = top_k(sets, sets, 4, exclude=range(90))
+    ranked = top_k(sets, sets, 4, exclude=range(90), dtype=dtype)
     # More ties than the shortlist holds: the row is done over from the whole gallery.
     assert ranked.indices[0].tolist() == [1, 2, 3, 4]
     assert ranked.indices[2].tolist() == [0, 1, 3, 4]

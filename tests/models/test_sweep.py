@@ -46,13 +46,16 @@ def test_a_sweep_ranks_as_each_image_alone_does(direction: Direction, masked: bo
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_sweep_equals_plain_float64() -> None:
+@pytest.mark.parametrize(("direction", "k"), [("reference", 39), ("reference", 5), ("candidate", 5)])
+def test_a_sweep_equals_plain_float64(direction: Direction, k: int, dtype: torch.dtype) -> None:
     sets = _sets(40, masked=False)
-    found = _swept(sets, 39, "reference", torch.float32)
+    found = _swept(sets, k, direction, dtype)
     for row in range(40):
-        scores = {other: float(score(sets.tokens[row], sets.tokens[other])) for other in range(40) if other != row}
-        assert found.indices[row, :39].tolist() == sorted(scores, key=lambda other: (-scores[other], other))
-        assert found.scores[row, :39].tolist() == sorted(scores.values(), reverse=True)
+        pairs = {other: (sets.tokens[row], sets.tokens[other]) for other in range(40) if other != row}
+        turn = 1 if direction == "reference" else -1
+        scores = {other: float(score(*pair[::turn])) for other, pair in pairs.items()}
+        assert found.indices[row, :k].tolist() == sorted(scores, key=lambda other: (-scores[other], other))[:k]
+        assert found.scores[row, :k].tolist() == sorted(scores.values(), reverse=True)[:k]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
