@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from data.progress import Reporter
+from tasks.display import dropped_by_reason
 from tasks.runs import RunRecord, StageRecord
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,11 @@ def show_stage(recipe: str, row: StageRecord, detail: Mapping[str, Any]) -> None
 
 def show_run(record: RunRecord, scores: Sequence[Mapping[str, Any]], report: Path | None) -> None:
     """Beside the flow run: a table of its stages, one of its scores, and where the report lies."""
-    columns = ("stage", "state", "read", "kept", "written", "seconds", "error")
     stages = [
-        {name: getattr(row, name) for name in columns} | {"dropped": _plain(row.dropped)} for row in record.stages
+        {"stage": row.stage, "state": row.state, "read": row.read, "kept": row.kept}
+        | {"dropped": dropped_by_reason(row.dropped), "written": row.written, "seconds": row.seconds}
+        | {"error": row.error}
+        for row in record.stages
     ]
     _table(f"{record.recipe}-stages", stages, f"run {record.run}: {record.state}")
     if scores:
