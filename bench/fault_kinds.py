@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.fault_checks import broken_invariants
+from data.artifact import TEMPORARY
 from tasks.runs import RunRecord, load_run, recorded_runs
 from tasks.upkeep import damage, holdings
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE = 3600.0
-_TRIES = 4  # to kill it while a part lies there
 
 
 class Broken(Exception):  # noqa: N818  as the verdict is spelt
@@ -25,10 +25,14 @@ class Broken(Exception):  # noqa: N818  as the verdict is spelt
 
 
 class Subject:
-    """A command that runs a recipe, and its store."""
+    """A command that runs a recipe, and its store.
 
-    def __init__(self, command: Sequence[str], home: Path) -> None:
-        self.command, self.home = list(command), home
+    Attributes:
+        size: bytes that the store takes when nothing disturbs it, in whole pages, as a tmpfs counts them.
+    """
+
+    def __init__(self, command: Sequence[str], home: Path, size: int = 0) -> None:
+        self.command, self.home, self.size = list(command), home, size
 
     def start(self, *more: str) -> "subprocess.Popen[str]":
         self.home.mkdir(parents=True, exist_ok=True)
@@ -53,6 +57,13 @@ class Subject:
             process.communicate(timeout=seconds)
             return False
         except subprocess.TimeoutExpired:
+            self.kill(process)
+            return True
+
+    @staticmethod
+    def kill(process: "subprocess.Popen[str]") -> None:
+        """Kill it dead. Broken if a process outlives it."""
+        with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         deadline = time.monotonic() + 60
@@ -60,7 +71,11 @@ class Subject:
             if time.monotonic() > deadline:
                 raise Broken(f"processes {left} outlived the command that was killed")
             time.sleep(0.2)
-        return True
+
+    def parts(self) -> list[Path]:
+        """Files that work in progress or an earlier one left to be continued from."""
+        found = [path for below in ("partial", "features", "ledger") for path in (self.home / below).rglob("*.*")]
+        return sorted(path for path in found if path.suffix in (".parquet", ".arrow") and not path.match(TEMPORARY))
 
     @property
     def last(self) -> RunRecord:
@@ -89,18 +104,19 @@ class NotTried(Exception):  # noqa: N818  nothing went wrong
 
 
 def truncated_part(subject: Subject, draw: random.Random) -> int:
-    """Cut the largest file of an interrupted attempt in half."""
-    for _ in range(_TRIES):
-        subject.kill_after(draw.uniform(2, 20))
-        parts = [
-            path for path in (subject.home / "partial").rglob("*.*") if path.is_file() and path.stat().st_size > 99
-        ]
-        if parts := [path for path in parts if path.suffix in (".parquet", ".arrow")]:
-            victim = max(parts, key=lambda path: (path.stat().st_size, path.name))
-            os.truncate(victim, victim.stat().st_size // 2)
-            return 0
-        shutil.rmtree(subject.home)  # it came too far, or not far enough
-    raise NotTried("no kill left a part")
+    """Kill it some time after it left a first part, and cut one of its parts in half."""
+    process = subject.start()
+    while process.poll() is None and not subject.parts():
+        time.sleep(0.05)
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=draw.uniform(0, 20))
+    subject.kill(process)
+    parts = subject.parts()
+    if not parts:
+        raise NotTried("it leaves no tables or tensors to be continued from")
+    victim = draw.choice(parts)
+    os.truncate(victim, victim.stat().st_size // 2)
+    return 0
 
 
 def deleted_artifact(subject: Subject, draw: random.Random) -> int:
@@ -139,19 +155,21 @@ def two_at_once(subject: Subject, draw: random.Random) -> int:
 
 
 def full_disk(subject: Subject, draw: random.Random) -> int:
-    """A store on a file system that is too small, then large enough."""
+    """A store on a file system that takes a part of it, drawn by lot, and then all of it."""
     subject.home.mkdir(parents=True)
-    options = ["mount", "-t", "tmpfs", "-o", "size=160k,mode=755", "tmpfs", str(subject.home)]
+    size = int(subject.size * draw.uniform(0.3, 0.8))
+    options = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(subject.home)]
     mounted = subprocess.run(options, capture_output=True, text=True, check=False)
     if mounted.returncode:
         raise NotTried(f"no tmpfs can be mounted here ({mounted.stderr.strip()})")
     elsewhere = subject.home.with_name("full_disk_kept")
+    shutil.rmtree(elsewhere, ignore_errors=True)
     try:
         process = subject.start()
         _, said = process.communicate(timeout=_PATIENCE)
         if process.returncode == 0:
-            raise Broken("the run ended well on a disk that cannot hold it")
-        if "o space left" not in said:
+            raise Broken(f"the run ended well on a disk of {size} bytes, which cannot hold it")
+        if "o space left" not in said and f"free in {subject.home}" not in said:
             raise Broken(f"the message does not speak of the disk: {said.strip()[-600:]}")
         subprocess.run(["mount", "-o", "remount,size=4g", str(subject.home)], check=True)
         subject.finish()

@@ -8,10 +8,12 @@ in --home, so that a campaign that was stopped goes on where it was.
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,15 +29,20 @@ from tasks.locks import hold
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
-    "ingest.images=200", "train.seeds=0", "train.steps=20", "sample.low=21", "sample.high=30", "rank.depth=30",
+    "ingest.images=200", "train.seeds=0", "train.epochs=2", "sample.low=21", "sample.high=30", "rank.depth=30",
+    "evaluate.benchmarks=tiny_multi",
 )  # fmt: skip
-_PATIENCE = 3600.0
+_PAGE = 4096
 
 
 class Campaign:
     """The faults, each against stores of its own below `folder`, all compared with one undisturbed run."""
 
-    def __init__(self, command: Sequence[str], folder: Path, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, seed: int, say: Callable[[str], None], until: float = math.inf
+    ) -> None:
+        """Args: until: on the monotonic clock; no fault is begun later."""
+        self.until = until
         self.command, self.folder, self.seed, self.say = list(command), folder, seed, say
         self._notes = folder / "campaign.json"
         found = json.loads(self._notes.read_text("utf-8")) if self._notes.exists() else {}
@@ -53,7 +60,11 @@ class Campaign:
         """Do what `work` does to a fresh store, finish the recipe, compare; noted, and not done twice."""
         if name in self.done:
             return
-        subject = Subject(self.command, self.folder / name)
+        if time.monotonic() > self.until:
+            self.say(f"{name}: left for another time")
+            return
+        size = sum(-(-path.stat().st_size // _PAGE) * _PAGE for path in self.whole.home.rglob("*") if path.is_file())
+        subject = Subject(self.command, self.folder / name, size)
         shutil.rmtree(subject.home, ignore_errors=True)
         result: dict[str, Any] = {"kills": 0, "word": "", "rows": [0, 0, 0]}
         try:
@@ -115,15 +126,15 @@ def campaign(
     chain: int,
     seed: int,
     say: Callable[[str], None],
-    others: bool = True,
+    until: float = math.inf,
 ) -> dict[str, Any]:
-    """Run it, or what is left of it, and give the report; `others`: the faults that are no kills too."""
+    """Run it, or what is left of it and can be begun before `until`, and give the report."""
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / "lock", lambda holder: say(f"{holder} runs this campaign; waiting for it")):
-        whole = Campaign(command, folder, seed, say)
+        whole = Campaign(command, folder, seed, say, until)
         for number, first in enumerate(range(0, kills, chain)):
             whole.fault(f"kill_chain_{number}", whole.chain(min(chain, kills - first)))
-        for name, work in OTHERS.items() if others else ():
+        for name, work in OTHERS.items():
             whole.fault(name, work)
         return whole.report()
 
@@ -134,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chain", type=int, default=10)
     parser.add_argument("--in-process", type=int, default=5, help="kills with the engine in the process itself")
     parser.add_argument("--serve", action="store_true", help="keep one `vllm serve` up and let the kills' runs ask it")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no fault later; another call goes on")
     parser.add_argument("--home", type=Path, default=Path(".cirque-faults"), help="stores and notes of the campaign")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the recipe")
@@ -144,20 +156,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    until = time.monotonic() + 60 * given.minutes
     os.environ.setdefault("CIRQUE_HOME", str((given.home / "server").absolute()))
     with ExitStack() as stack:
         stack.enter_context(local_server()).wait()
         home = given.home.absolute()
-        reports = []
-        if given.serve:
+        kills = given.in_process if given.serve else given.kills
+        reports = [campaign(command, home / "in-process", kills, given.chain, given.seed, say, until)]
+        if given.serve and time.monotonic() < until:
             asked = stack.enter_context(served("tiny_llava", home / "engine.log")).settings
-            found = campaign([*command, *asked], home / "served", given.kills, given.chain, given.seed, say)
-            reports.append(found)
-        kills, others = (given.in_process, False) if given.serve else (given.kills, True)
-        reports.append(campaign(command, home / "in-process", kills, given.chain, given.seed, say, others))
+            found = campaign([*command, *asked], home / "served", given.kills, given.chain, given.seed, say, until)
+            reports.insert(0, found)
     merged: dict[str, Any] = {"kills": sum(report["kills"] for report in reports), "faults": {}}
     for report in reports:
-        where = " in process" if given.serve and report is reports[-1] else ""
+        where = " in process" if len(reports) > 1 and report is reports[-1] else ""
         merged["faults"] |= {f"{name}{where}": word for name, word in report["faults"].items()}
     for name in ("rows_lost", "rows_doubled", "rows_changed"):
         merged[name] = sum(report[name] for report in reports)

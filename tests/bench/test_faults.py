@@ -1,4 +1,4 @@
-"""The checks of the fault campaign find what they look for."""
+"""A short campaign against the toy recipe, which needs no model; and that the checks find what they look for."""
 
 import json
 import random
@@ -10,12 +10,47 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.fault_checks import Difference, broken_invariants, difference
-from bench.fault_kinds import Broken, Subject, deleted_artifact
-from bench.faults import Campaign
+from bench.fault_kinds import OTHERS, Broken, Subject, deleted_artifact
+from bench.faults import SMALL, Campaign, campaign
+from flows.overrides import configure
+from flows.recipe import load_recipe
+from flows.server import local_server
 from tasks.runs import load_run
 from tests.flows.runs import run_toy
 
 TOY = [sys.executable, "-m", "tests.flows.toy_command"]
+
+
+@pytest.mark.slow
+def test_short_campaign_loses_nothing_and_is_not_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "server"))
+    said: list[str] = []
+    with local_server() as server:
+        server.wait()
+        found = campaign(TOY, tmp_path / "campaign", kills=2, chain=2, seed=0, say=said.append)
+        again = campaign(TOY, tmp_path / "campaign", kills=2, chain=2, seed=0, say=said.append)
+    assert (found["kills"], found["rows_lost"], found["rows_doubled"], found["rows_changed"]) == (2, 0, 0, 0)
+    words = {name: word.split(" (")[0] for name, word in found["faults"].items()}
+    assert words.pop("full_disk").split(":")[0] in ("survived", "not tried")
+    assert words.pop("truncated_part").split(":")[0] in ("survived", "not tried")  # the toy's parts are no tables
+    assert words == dict.fromkeys(("kill_chain_0", "deleted_artifact", "flipped_byte", "two_at_once"), "survived")
+    assert len(said) == 1 + len(OTHERS)  # the second campaign had nothing left to do
+    assert found["faults"] == again["faults"]
+    json.dumps(found)
+
+
+def test_small_run_is_one_of_the_recipe() -> None:
+    config = configure(load_recipe("mra_cir").config, SMALL)
+    assert config.model_dump()["ingest"]["images"] == 200
+
+
+def test_fault_is_left_for_another_time_when_time_is_over(tmp_path: Path) -> None:
+    (tmp_path / "campaign.json").write_text(json.dumps({"command": TOY, "seconds": [1, 1], "done": {}}))
+    said: list[str] = []
+    late = Campaign(TOY, tmp_path, 0, said.append, until=0.0)
+    late.fault("deleted_artifact", deleted_artifact)
+    assert said == ["deleted_artifact: left for another time"]
+    assert late.report()["faults"] == {}
 
 
 def table(path: Path, *rows: tuple[str, int, float]) -> None:
