@@ -1,13 +1,19 @@
-"""Shards of rows, and work on them that is made of waiting."""
+"""Shards of encode and generate in threads, on Dask and on Ray: the same rows as here, and in less time."""
 
 import os
 import time
 from functools import partial
+from pathlib import Path
 
+import cloudpickle
 import pytest
 
+from data.artifact import Artifact
 from data.config import Resources
+from tasks.encode import EncodeConfig, encode
+from tasks.generate import generate
 from tasks.shards import cut, spread
+from tests.tasks.scripted_generate import config_of, small_images, small_model, small_pairs, use_scripted_backend
 
 IMAGES = 24
 
@@ -21,6 +27,35 @@ def test_shards_are_whole_batches_and_not_too_many() -> None:
 
 def test_here_nothing_of_prefect_is_needed() -> None:
     assert list(spread("add", partial(sum, start=1), [[1, 2], [3]], Resources())) == [([1, 2], 4), ([3], 4)]
+
+
+def rows_of(folder: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Artifact, Artifact]:
+    """Tokens and triplets of one small recipe in a store of its own."""
+    monkeypatch.setenv("CIRQUE_HOME", str(folder / where))
+    images, pairs = small_images(folder / f"{where}-images", IMAGES), small_pairs(folder / f"{where}-pairs", IMAGES, 5)
+    resources = Resources(spread=where, shard=8, batch_size=4, chunk=4)
+    tokens = encode.make(EncodeConfig(), images, resources=resources).artifact
+    config = config_of(small_model(folder / "model"))
+    return tokens, generate.make(config, pairs, images, resources=resources).artifact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["threads", "dask", "ray"])
+@pytest.mark.filterwarnings("ignore")  # of what the engines themselves leave open
+@pytest.mark.usefixtures("prefect_server")
+def test_same_rows_wherever_the_shards_run(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_scripted_backend()
+    import models.backends.scripted as scripted  # type: ignore[import-not-found]
+
+    cloudpickle.register_pickle_by_value(scripted)  # workers do not know the tests' folder of backends
+    if where == "ray":
+        pytest.importorskip("ray").cloudpickle.register_pickle_by_value(scripted)
+    tokens, triplets = rows_of(tmp_path, "here", monkeypatch)
+    others = rows_of(tmp_path, where, monkeypatch)
+    assert [one.content for one in others] == [tokens.content, triplets.content]
+    assert triplets.counts.kept == IMAGES
+    asked = [artifact.counts.detail["asked"] for artifact in (triplets, others[1])]
+    assert asked[0] == asked[1] == 2 * IMAGES  # a caption and a modification each, and none asked twice
 
 
 def wait(seconds: float) -> int:
