@@ -21,6 +21,10 @@ SAMPLE_IMAGES = 512
 """Size of the measured strip."""
 LEFT = 8
 """One pair in so many is scored again, finely, by the native kernel: measured with 10,000 images (docs/ranking.md)."""
+SIFTED = 128
+"""Most images that the native kernel is measured with when ways are compared."""
+CLEARLY = 0.75
+"""Share of the time of the other way that a way has to stay below."""
 OVERHEAD = 1.25
 """What reading, normalising and writing add to the measured parts (docs/ranking.md)."""
 
@@ -90,8 +94,7 @@ def measured_pace(tokens: int, dim: int, depth: int) -> Pace:
 
 def quickest(tokens: int, dim: int, pairs: int) -> torch.dtype:
     """The quickest way of a first pass on this machine, measured in some hundredths of a second; ranks do not depend on
-    it. Only processors with units for bfloat16 gain from it, the others lose; int16 stands for the native kernel, which
-    has to be twice as fast as torch.
+    it. Only processors with units for bfloat16 gain from it, the others lose; int16 stands for the native kernel.
 
     Args:
         tokens, dim: T and D.
@@ -106,14 +109,14 @@ def quickest(tokens: int, dim: int, pairs: int) -> torch.dtype:
     across, down = tile_sizes(queries, gallery)
     some, block = cut(queries, 0, across), cut(gallery, 0, down)
     seconds = {dtype: _tile_seconds(some, block, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    # A wide bound leaves more to settle, so bfloat16 has to be clearly faster.
-    best = torch.bfloat16 if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else torch.float32
+    # A wide bound leaves more to settle, so bfloat16 has to be clearly faster; so has the kernel, whose work on real
+    # images is only guessed here.
+    best = torch.bfloat16 if seconds[torch.bfloat16] < CLEARLY * seconds[torch.float32] else torch.float32
     if kernel() is None:
         return best
-    one, other = (rounded(unit, torch.int16)[0] for unit in (some, gallery))
-    pairs_each = len(some.tokens) * len(block.tokens), len(some.tokens) * len(other.tokens)
-    native = _least(lambda: _sifted(one, other), rounds=4) / pairs_each[1]
-    return torch.int16 if 2 * native < seconds[best] / pairs_each[0] else best
+    one, other = (rounded(unit, torch.int16)[0] for unit in (some, cut(gallery, 0, SIFTED)))
+    native = _least(lambda: _sifted(one, other), rounds=4) / len(other.tokens)
+    return torch.int16 if native < CLEARLY * seconds[best] / len(block.tokens) else best
 
 
 def _tile_seconds(queries: Unit, gallery: Unit, dtype: torch.dtype) -> float:

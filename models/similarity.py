@@ -61,7 +61,7 @@ def normalised(tokens: Tensor, mask: Tensor | None = None, names: Sequence[str] 
     """
     norms = token_norms(tokens, mask, names)
     kind = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-    unit = tokens.to(kind) * norms.reciprocal().to(kind).unsqueeze(-1)
+    unit = tokens.to(kind, copy=True).mul_(norms.reciprocal().to(kind).unsqueeze(-1))
     if mask is None or bool(mask.all()):
         return Unit(unit, None)
     return Unit(unit.masked_fill(~mask.unsqueeze(-1), 0.0), mask)
@@ -158,9 +158,11 @@ def rounded(unit: Unit, dtype: torch.dtype) -> tuple[Unit, Tensor]:
     if dtype == unit.tokens.dtype:
         return unit, torch.zeros(len(unit.tokens))
     if dtype == torch.int16:
-        whole = (unit.tokens.float() * INTEGER_UNIT).round()
-        loss = torch.linalg.vector_norm(whole / INTEGER_UNIT - unit.tokens, dim=-1).amax(dim=1)
-        return Unit(whole.to(dtype), unit.mask), loss
+        # In place, because fresh memory costs more here than arithmetic.
+        whole = (unit.tokens.float() * INTEGER_UNIT).round_()
+        tokens = whole.to(dtype)
+        loss = torch.linalg.vector_norm(whole.div_(INTEGER_UNIT).sub_(unit.tokens), dim=-1).amax(dim=1)
+        return Unit(tokens, unit.mask), loss
     tokens = unit.tokens.to(dtype)
     return Unit(tokens, unit.mask), torch.linalg.vector_norm(tokens.float() - unit.tokens, dim=-1).amax(dim=1)
 

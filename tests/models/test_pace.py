@@ -12,15 +12,15 @@ def test_the_quicker_type_is_measured_only_where_it_can_pay() -> None:
     assert quickest(4, 16, 10**9) in (torch.float32, torch.bfloat16, torch.int16)
 
 
-def test_the_native_kernel_is_taken_only_where_it_is_twice_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_native_kernel_is_taken_only_where_it_is_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "kernel", lambda: object())
     times = {"torch": 1.0, "native": 0.0}
     monkeypatch.setattr(pace, "_tile_seconds", lambda some, block, dtype: times["torch"])
     monkeypatch.setattr(pace, "_least", lambda work, rounds: times["native"])
-    # 512 x 128 pairs of 4 tokens in one product of torch's, 512 x 512 in the kernel's measurement: 4 times as many.
-    times["native"] = 1.9
+    # 512 x 128 images of 4 tokens, for torch and for the kernel.
+    times["native"] = 0.74
     assert quickest(4, 16, 10**9) == torch.int16
-    times["native"] = 2.1
+    times["native"] = 0.76
     assert quickest(4, 16, 10**9) == torch.float32
 
 
