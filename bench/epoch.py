@@ -74,7 +74,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         filling = time.perf_counter() - started
         fresh = FreshFeatures(images, known, encoder, resources)
         trainer = Trainer(encoder, config.objective(), seed=0, weight_decay=0.05, clip=1.0, dtype="float32")
-        ways = {"cached": features, "recomputed": fresh}
+        ways: dict[str, Features | FreshFeatures] = {"cached": features, "recomputed": fresh}
         runs: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.repeats):  # by turns, so that other work on the machine disturbs both alike
             for name, source in ways.items():

@@ -31,7 +31,8 @@ class Batch:
         same_text: as `same_target`, of the target texts and negative texts.
         negative_texts: n texts of each row.
         captions: B texts of the references.
-        same_caption: (B, B) bool, True where image j is described by caption i.
+        same_caption: (B, B) bool, True where image j is described by caption i; with wrong captions (B, B + B n).
+        wrong_captions: n texts of each row that are wrong of its reference.
     """
 
     reference: Tensor
@@ -44,6 +45,7 @@ class Batch:
     negative_texts: Sequence[Sequence[str]] | None = None
     captions: Sequence[str] | None = None
     same_caption: Tensor | None = None
+    wrong_captions: Sequence[Sequence[str]] | None = None
 
     @property
     def whole(self) -> int:
@@ -66,6 +68,7 @@ class Batch:
             negative_texts=None if self.negative_texts is None else self.negative_texts[rows],
             captions=None if self.captions is None else self.captions[rows],
             same_caption=self.same_caption,
+            wrong_captions=None if self.wrong_captions is None else self.wrong_captions[rows],
         )
 
 
@@ -99,7 +102,7 @@ class RetrievalLoss:
         """Tokens by name, (B, T, D) each, those of hard negatives (B, n, T, D)."""
         found: dict[str, Tensor] = {}
         served = self.served(batch)
-        if served != ("caption_image",):
+        if {"composed_image", "composed_text"} & set(served):
             found["query"] = self._laid_out(encoder.query_tokens(batch.reference, batch.modifications))
         if "composed_image" in served and batch.target is not None:
             found["target"] = self._laid_out(encoder.image_tokens(batch.target))
@@ -109,20 +112,27 @@ class RetrievalLoss:
         if "composed_text" in served and batch.target_texts is not None:
             found["text"] = self._laid_out(encoder.text_tokens(batch.target_texts, self.reading))
             if batch.negative_texts is not None:
-                texts = [text for row in batch.negative_texts for text in row]
-                flat = self._laid_out(encoder.text_tokens(texts, self.reading))
-                found["negative_texts"] = flat.view(len(batch.negative_texts), -1, *flat.shape[1:])
-        if "caption_image" in served and batch.captions is not None:
+                found["negative_texts"] = self._of_rows(encoder, batch.negative_texts)
+        if {"caption_image", "image_caption"} & set(served) and batch.captions is not None:
             found["caption"] = self._laid_out(encoder.text_tokens(batch.captions, self.reading))
             found["image"] = self._laid_out(encoder.image_tokens(batch.reference))
+            if "image_caption" in served and batch.wrong_captions is not None:
+                found["wrong_captions"] = self._of_rows(encoder, batch.wrong_captions)
         return found
+
+    def _of_rows(self, encoder: TrainableEncoder, rows: Sequence[Sequence[str]]) -> Tensor:
+        """(B, n, T, D) tokens of n texts a row."""
+        flat = self._laid_out(encoder.text_tokens([text for row in rows for text in row], self.reading))
+        return flat.view(len(rows), -1, *flat.shape[1:])
 
     def losses(self, tokens: Mapping[str, Tensor], temperature: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms over all rows; of the batch only the masks are looked at."""
+        described = None if batch.same_caption is None else batch.same_caption[:, : len(batch.same_caption)]
         pairs = {
             "composed_image": ("query", "target", "negatives", batch.same_target),
             "composed_text": ("query", "text", "negative_texts", batch.same_text),
-            "caption_image": ("caption", "image", "", batch.same_caption),
+            "caption_image": ("caption", "image", "", described),
+            "image_caption": ("image", "caption", "wrong_captions", batch.same_caption),
         }
         found: dict[str, Tensor] = {}
         for term in self.served(batch):
@@ -144,6 +154,7 @@ class RetrievalLoss:
             "composed_image": batch.target is not None,
             "composed_text": batch.target_texts is not None,
             "caption_image": batch.captions is not None,
+            "image_caption": batch.captions is not None,
         }
         served = tuple(term for term in self.terms if has[term])
         if not served:

@@ -2,12 +2,14 @@
 
 from typing import Literal, get_args
 
-Term = Literal["composed_image", "composed_text", "caption_image"]
+Term = Literal["composed_image", "composed_text", "caption_image", "image_caption"]
 """A contrastive loss.
 
 - composed_image: each composed query finds its target image (MRA-CIR, arXiv 2505.19952).
 - composed_text: each composed query finds the text of its target (MVFT-JI, arXiv 2505.19707: the first loss).
 - caption_image: each caption finds the image it was written of, the reference (MVFT-JI: the second loss).
+- image_caption: each image finds its caption among captions and captions that are wrong of it (InstructCIR, arXiv
+  2412.05756: the first stage). A triplet's target text is such a wrong caption of its reference.
 """
 TERMS: tuple[Term, ...] = get_args(Term)
 

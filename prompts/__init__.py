@@ -10,7 +10,8 @@ A file starts with its front matter, then comes the text, in which `{{name}}` is
 
 `images` is the number of images the text speaks of, `answer` names the text fields of the JSON object it asks for.
 Files in `styles/` and `genecis/` have no front matter: a style is a phrase that fills a placeholder `{{style}}`, a
-GeneCIS template the text of a query of the task it is named after. They are loaded as "styles/<name>".
+GeneCIS template the text of a query of the task it is named after. They are loaded as "styles/<name>". Nor have those
+in `instruct_cir/templates/`, which say what an MLLM is told when it embeds; see `tasks.templates`.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
-PHRASES = ("styles/", "genecis/")  # folders of texts that ask for no answer
+PHRASES = ("styles/", "genecis/", "instruct_cir/templates/")  # folders of texts that ask for no answer
 FRONT_MATTER = re.compile(r"---\n(.*?)\n---\n(.*)", re.DOTALL)
 
 

@@ -108,7 +108,13 @@ class Described(NamedTuple):
 
 @torch.inference_mode()
 def trained_answers(
-    encoder: Encoder, pictures: Pictures, depth: int, path: Path, advance: Advance, described: Described | None = None
+    encoder: Encoder,
+    pictures: Pictures,
+    depth: int,
+    path: Path,
+    advance: Advance,
+    described: Described | None = None,
+    baselines: Sequence[Baseline] = (),
 ) -> dict[str, tuple[Answer, ...]]:
     """Answers to a benchmark's queries by a trained checkpoint, by method.
 
@@ -119,6 +125,7 @@ def trained_answers(
         path: file for the image tokens, float16; replaced.
         advance: told of images encoded and queries answered.
         described: where given, also answer by the target texts alone, and jointly (MVFT-JI, arXiv 2505.19707).
+        baselines: also answer by these.
 
     Returns:
         One answer per query, in the order of the benchmark.
@@ -127,15 +134,20 @@ def trained_answers(
     images = encode_images(encoder, pictures, path, advance, composer.see)
     judge, composed = Judge(pictures.benchmark, depth), composer.queries()
     if described is None:
-        return {"composed": answer(judge, [Weighted(1.0, composed)], images, advance)}
-    texts = text_queries(encoder, described.texts, pictures.batch, described.reading)
-    mixes = {
-        "composed": (1.0, 0.0),
-        "target_text_trained": (0.0, 1.0),
-        "joint": (1 - described.weight, described.weight),
-    }
-    found = answer_mixes(judge, [composed, texts], list(mixes.values()), images, advance)
-    return dict(zip(mixes, found, strict=True))
+        found = {"composed": answer(judge, [Weighted(1.0, composed)], images, advance)}
+    else:
+        texts = text_queries(encoder, described.texts, pictures.batch, described.reading)
+        mixes = {
+            "composed": (1.0, 0.0),
+            "target_text_trained": (0.0, 1.0),
+            "joint": (1 - described.weight, described.weight),
+        }
+        mixed = answer_mixes(judge, [composed, texts], list(mixes.values()), images, advance)
+        found = dict(zip(mixes, mixed, strict=True))
+    if baselines:
+        queries = baseline_queries(encoder, pictures, images.at(pictures.references), baselines)
+        found |= {name: answer(judge, [Weighted(1.0, queries[name])], images, advance) for name in baselines}
+    return found
 
 
 @torch.inference_mode()

@@ -61,7 +61,8 @@ def write_card(
 def _card(
     origin: Origin, config: TrainConfig, seed: int, base: Mapping[str, Any], kept: Mapping[str, Any], steps: int
 ) -> str:
-    header = ["---", "library_name: transformers", "tags: [composed-image-retrieval, blip-2]"]
+    model = config.described()
+    header = ["---", "library_name: transformers", f"tags: [composed-image-retrieval, {model.tag}]"]
     if HUB_ID.fullmatch(origin.checkpoint):
         header.append(f"base_model: {origin.checkpoint.partition('@')[0]}")
     recalls = " | ".join(f"{row[f'val_recall@{k}']:.1f}" for row in (base, kept) for k in (1, 10))
@@ -71,8 +72,8 @@ def _card(
             "---",
             f"# A composed image retriever, from {Path(origin.checkpoint).name}, seed {seed}",
             "",
-            "A BLIP-2 whose Q-Former was fine-tuned by Cirque on triplets of a reference image, a modification and a",
-            "target; the vision tower is the base's. The base's licence applies, and that of the images.",
+            *model.what,
+            "The base's licence applies, and that of the images.",
             "",
             f"- Losses: {', '.join(config.losses)}, over texts read as {config.text_reading}.",
             f"- {origin.training} triplets, {config.epochs} epochs in batches of {config.batch_size}, AdamW, learning"
@@ -85,8 +86,7 @@ def _card(
             "",
             f"- All settings, the base and the keys of the inputs are in `{RECIPE_FILE}`.",
             "- `cirque.json` holds the temperature and what is done to images and texts before the network.",
-            "- The weights are in the format of Hugging Face's `Blip2ForImageTextRetrieval`, unless `config.json`",
-            "  names CLIP's tower, which only Cirque builds. A query is read as Cirque's docs/parity.md says.",
+            *model.read,
             "",
         ]
     )

@@ -21,6 +21,7 @@ from data.suggest import did_you_mean
 from models.baselines import BASELINES, Baseline
 from models.encoders import load_encoder
 from tasks.stage import stage
+from tasks.templates import worded_for, wording_facts
 
 # benchmark -> method -> seed (None for the base checkpoint) -> one answer per query
 Answers = dict[str, dict[str, dict[int | None, tuple[Answer, ...]]]]
@@ -29,6 +30,8 @@ Answers = dict[str, dict[str, dict[int | None, tuple[Answer, ...]]]]
 TESTED = ("recall@1", "recall@10", "map@5")
 # Methods that are compared with every other one.
 COMPARED = ("composed", "joint")
+# Of InstructCIR, the first stage alone.
+ALIGNED = "aligned"
 
 
 class EvaluateConfig(StageConfig):
@@ -59,12 +62,17 @@ def load(config: EvaluateConfig) -> list[Benchmark]:
 
 
 def evaluate_facts(
-    config: EvaluateConfig, trained: Artifact, tokens: Artifact, texts: Artifact | None = None
+    config: EvaluateConfig,
+    trained: Artifact,
+    tokens: Artifact,
+    texts: Artifact | None = None,
+    others: Mapping[str, Artifact] | None = None,
 ) -> dict[str, object]:
     """What decides the scores beyond the config and the inputs: the benchmarks, and the base checkpoint."""
     return {
         "benchmarks": {benchmark.name: benchmark.digest for benchmark in load(config)},
         "checkpoint": tokens.manifest["facts"]["weights"],
+        **(wording_facts(config.benchmarks) if tokens.stage == "embedder" else {}),
     }
 
 
@@ -75,6 +83,7 @@ def evaluate(
     trained: Artifact,
     tokens: Artifact,
     texts: Artifact | None = None,
+    others: Mapping[str, Artifact] | None = None,
     *,
     resources: Resources,
 ) -> Counts:
@@ -93,6 +102,8 @@ def evaluate(
         texts: target texts of the queries. With them there is also target_text, by the base checkpoint, and by the
             trained ones target_text_trained and joint. A query without a text is asked with its modification instead;
             `detail` counts them.
+        others: other trainings, whose composed queries are methods of these names. Where one is named "aligned", the
+            baselines are by its checkpoints: the base checkpoint is no embedder yet.
         resources: batch size, workers, device.
 
     Raises:
@@ -109,14 +120,21 @@ def evaluate(
     scratch = out / "scratch"
     pictures = [Pictures(benchmark, scratch / benchmark.name, resources) for benchmark in benchmarks]
     settings = trained.manifest["config"]
-    checkpoints: list[tuple[int | None, str]] = [(None, _base(tokens))] if config.baselines else []
-    checkpoints += [(seed, str(trained.file(f"seed-{seed}"))) for seed in settings["seeds"]]
+    checkpoints: list[tuple[int | None, str]] = []
+    if config.baselines and ALIGNED not in (others or {}):
+        checkpoints.append((None, _base(tokens)))
+    checkpoints += _seeds(trained)
+    more = [(name, *one) for name, other in (others or {}).items() for one in _seeds(other)]
     answers: Answers = {benchmark.name: {} for benchmark in benchmarks}
     cut = 0
     methods = (len(config.baselines) + bool(told), 3 if told else 1)
     work = sum(
         len(one.ids) + len(one.benchmark.queries) * methods[seed is not None]
         for seed, _ in checkpoints
+        for one in pictures
+    ) + sum(
+        len(one.ids) + len(one.benchmark.queries) * (1 + (len(config.baselines) if name == ALIGNED else 0))
+        for name, _, _ in more
         for one in pictures
     )
     with progress(work, "images and answers") as advance:
@@ -128,6 +146,7 @@ def evaluate(
                 found = answers[one.benchmark.name]
                 path = scratch / "tokens.npy"
                 words, _ = told.get(one.benchmark.name, (None, 0))
+                worded_for(encoder, one.benchmark.name)
                 if seed is None:
                     answered = baseline_answers(encoder, one, config.baselines, config.depth, path, advance, words)
                 else:
@@ -138,12 +157,27 @@ def evaluate(
                 for method, same in answered.items():
                     found.setdefault(method, {})[seed] = same
             cut = max(cut, encoder.truncations)
+        for name, seed, checkpoint in more:
+            encoder = load_encoder(checkpoint, resources.device, tokens.manifest["facts"]["dtype"])
+            for one in pictures:
+                worded_for(encoder, one.benchmark.name)
+                found, path = answers[one.benchmark.name], scratch / "tokens.npy"
+                baselines = config.baselines if name == ALIGNED else ()
+                answered = trained_answers(encoder, one, config.depth, path, advance, baselines=baselines)
+                for method, same in answered.items():
+                    found.setdefault(name if method == "composed" else method, {})[seed] = same
+            cut = max(cut, encoder.truncations)
     towers: dict[str, JsonValue] = {one.benchmark.name: len(one.towers) for one in pictures}
     shutil.rmtree(scratch)
     detail: dict[str, JsonValue] = {"vision_towers": towers, "texts_cut": cut}
     if told:
         detail["queries_without_a_text"] = {name: missing for name, (_, missing) in told.items()}
     return _write(out, config, benchmarks, answers, detail)
+
+
+def _seeds(trained: Artifact) -> list[tuple[int | None, str]]:
+    """The seeds of a training, and the folders of their checkpoints."""
+    return [(seed, str(trained.file(f"seed-{seed}"))) for seed in trained.manifest["config"]["seeds"]]
 
 
 def _base(tokens: Artifact) -> str:

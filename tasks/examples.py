@@ -12,7 +12,7 @@ from models.encoders import Encoder
 from models.objectives import Batch, RetrievalLoss
 from models.similarity import laid_out
 from models.training import Integers, ranks_of_targets
-from tasks.features import Features, FreshFeatures, Picture
+from tasks.features import Features, FreshFeatures, Picture, Pixels
 from tasks.splits import Split, Triplet
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Examples:
     def __init__(
         self,
         split: Split,
-        features: Features | FreshFeatures,
+        features: Features | FreshFeatures | Pixels,
         pictures: Sequence[Picture],
         device: torch.device,
         loss: RetrievalLoss | None = None,
@@ -43,7 +43,7 @@ class Examples:
         self._loss = loss or RetrievalLoss()
 
     def vision(self, image_ids: Sequence[str]) -> Tensor:
-        """(B, P, W) float32 features of the vision tower."""
+        """(B, P, W) float32 features of the vision tower, or pixels where it is trained."""
         features = self._features.take([self._keys[image] for image in image_ids])
         return torch.from_numpy(features).to(self._device, torch.float32)
 
@@ -68,10 +68,14 @@ class Examples:
             parts["same_text"] = same.to(self._device)
             if wrong[0]:
                 parts["negative_texts"] = wrong[share]
-        if "caption_image" in serves:
+        if {"caption_image", "image_caption"} & set(serves):
             captions = [str(triplet.reference_caption) for triplet in chosen]
             alike = equal([triplet.reference_id for triplet in chosen]) | equal([plain_text(one) for one in captions])
+            wrong, same = with_negatives(captions, [triplet.wrong_captions for triplet in chosen], plain_text)
             parts["captions"] = captions[share]
+            if "image_caption" in serves and wrong[0]:
+                parts["wrong_captions"] = wrong[share]
+                alike = torch.cat([alike | same[:, : len(chosen)], same[:, len(chosen) :]], dim=1)
             parts["same_caption"] = alike.to(self._device)
         return Batch(
             reference=self.vision([triplet.reference_id for triplet in own]),
@@ -91,7 +95,7 @@ class Examples:
             images = _parts(self.split.gallery)
             gallery = torch.cat([self._laid_out(encoder.image_tokens(self.vision(some)).tokens) for some in images])
         place = {image: row for row, image in enumerate(self.split.gallery)}
-        asked = [one for one in self.split.validation if set(one.serves) - {"caption_image"}]
+        asked = [one for one in self.split.validation if set(one.serves) - {"caption_image", "image_caption"}]
         composed = self._composed(encoder, asked)
         by_image = [row for row, one in enumerate(asked) if "composed_image" in one.serves]
         if by_image and gallery is not None:
@@ -104,7 +108,7 @@ class Examples:
             targets = self._codes([number[str(asked[row].target_text)] for row in by_text])
             texts = self._texts(encoder, self.split.texts)
             found.append(ranks_of_targets(composed[by_text], texts, targets, torch.full_like(targets, -1)))
-        described = [one for one in self.split.validation if "caption_image" in one.serves]
+        described = [one for one in self.split.validation if {"caption_image", "image_caption"} & set(one.serves)]
         if described and gallery is not None:
             targets = self._codes([place[one.reference_id] for one in described])
             captions = self._texts(encoder, [str(one.reference_caption) for one in described])

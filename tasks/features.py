@@ -147,6 +147,21 @@ class FreshFeatures:
         return found[[place[key] for key in keys]]
 
 
+class Pixels:
+    """In the place of features, for a tower that is trained: images, prepared anew whenever they are asked for."""
+
+    def __init__(self, images: Artifact, rows: Sequence[Picture], encoder: "Encoder", resources: Resources) -> None:
+        self._images, self._encoder = images, encoder
+        self._rows = {row.sha256: row for row in rows}
+        self._pool = ThreadPoolExecutor(resources.workers)
+
+    def take(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Pixels of some keys, (N, ...), in their order."""
+        shown = list(self._pool.map(lambda key: _read(self._images, self._rows[key]), keys))
+        found: npt.NDArray[np.float32] = self._encoder.pixels(shown).numpy()
+        return found
+
+
 def compute(
     features: Features,
     images: Artifact,

@@ -15,6 +15,7 @@ from tasks.measure import COMPOSED, JOINT, TARGET_TEXT, Encoded, Measured, Prepa
 from tasks.pictures import Pictures
 from tasks.queries import Composer, baseline_queries, text_queries
 from tasks.target_texts import TargetTexts
+from tasks.templates import worded_for
 
 
 @dataclass
@@ -38,12 +39,14 @@ class Job:
     labels: Sequence[str]
     depth: int
     advance: Advance
+    _wording: dict[str, str] = field(default_factory=dict, init=False)
     _images: ImageTokens | None = field(default=None, init=False)
     _queries: TokenSet | None = field(default=None, init=False)
 
     @torch.inference_mode()
     def encode(self, dtype: str, resources: Resources) -> Encoded:
         """Take the image tokens from the store, or compute them, and compose the queries."""
+        self._wording = worded_for(self.encoder, self.prepared.annotations.name)
         composer = Composer(self.encoder, self.pictures)
         images, outcome = gallery_features(
             self.encoder, dtype, self.pictures, resources, self.advance, composer.see
@@ -109,7 +112,8 @@ class Job:
         answers = answer(judge, parts, self._images, self.advance)
         label = self.labels[self.number]
         method = f"{label}/{kind}" if len(self.labels) > 1 else kind
-        return Measured(prepared, label, kind, method, answers, choices or {}, self.number == 0)
+        told = {**self._wording, **(choices or {})}
+        return Measured(prepared, label, kind, method, answers, told, self.number == 0)
 
 
 def filled(measured: Measured, other: Measured) -> Measured:

@@ -17,6 +17,7 @@ class Triplet:
 
     Attributes:
         negative_ids, negative_texts: wrong answers near the right one.
+        wrong_captions: of the reference, near its caption.
         serves: the losses that it has everything for.
     """
 
@@ -28,6 +29,7 @@ class Triplet:
     reference_caption: str | None = None
     negative_ids: tuple[str, ...] = ()
     negative_texts: tuple[str, ...] = ()
+    wrong_captions: tuple[str, ...] = ()
     serves: tuple[Term, ...] = ("composed_image",)
 
 
@@ -95,7 +97,9 @@ def split_triplets(
     for row in rows:
         for name in ("negative_ids", "negative_texts"):
             row[name] = tuple(dict.fromkeys(row[name] or ()))[:hard_negatives]
-    if rows and hard_negatives and not any(row["negative_ids"] or row["negative_texts"] for row in rows):
+        row["wrong_captions"] = _wrong_captions(row)[:hard_negatives]
+    kinds = ["negative_ids", "negative_texts", *(["wrong_captions"] if "image_caption" in terms else [])]
+    if rows and hard_negatives and not any(row[kind] for row in rows for kind in kinds):
         raise ValueError(
             f"hard_negatives={hard_negatives}, but none of the {len(rows)} triplets has any; set mine.count to at least"
             f" {hard_negatives}, or hard_negatives=0"
@@ -136,11 +140,17 @@ def _fault(row: dict[str, Any], term: Term) -> str | None:
     """Why a row does not serve a loss; None if it does."""
     if term == "composed_text":
         return None if row["target_text"] is not None else "no_target_text"
-    if term == "caption_image":
+    if term in ("caption_image", "image_caption"):
         return None if row["reference_caption"] is not None else "no_caption"
     if row["target_id"] is None:
         return "no_target_image"
     return "target_is_reference" if row["target_id"] == row["reference_id"] else None
+
+
+def _wrong_captions(row: dict[str, Any]) -> tuple[str, ...]:
+    """What the reference is to become is wrong of it as it is."""
+    known = row["target_text"] is not None and row["reference_caption"] is not None
+    return (row["target_text"],) if known and row["target_text"] != row["reference_caption"] else ()
 
 
 def _refuse_strangers(row: dict[str, Any], known: set[str]) -> None:
@@ -165,7 +175,7 @@ def _grouped(triplets: list[Triplet]) -> tuple[list[Triplet], list[int], int]:
 
 def _gallery(usable: list[Triplet], check: list[Triplet], size: int) -> list[str]:
     wanted = {one.target_id for one in check if "composed_image" in one.serves and one.target_id is not None}
-    wanted |= {one.reference_id for one in check if "caption_image" in one.serves}
+    wanted |= {one.reference_id for one in check if {"caption_image", "image_caption"} & set(one.serves)}
     seen = {image for one in usable for image in (one.reference_id, one.target_id) if image is not None}
     others = sorted(seen - wanted, key=_hash)
     return sorted([*wanted, *others[: max(0, size - len(wanted))]])

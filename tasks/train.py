@@ -2,9 +2,9 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 import pyarrow as pa
 from PIL import Image
@@ -25,7 +25,7 @@ from models.encoders import TextReading, TrainableEncoder, load_encoder
 from models.terms import Similarity, Term
 from tasks.auto import training_dtype
 from tasks.encode import refuse_half_on_cpu
-from tasks.features import Features, FreshFeatures, Picture, compute, pictures
+from tasks.features import Features, FreshFeatures, Picture, Pixels, compute, pictures
 from tasks.room import require_batch
 from tasks.stage import NO_FACTS, stage
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tasks.cards import Origin
     from tasks.examples import Examples
     from tasks.splits import Split
+
+    Start = Callable[[int], tuple[TrainableEncoder, Examples]]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,14 @@ HISTORY = pa.schema(
     ]
 )
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Described(NamedTuple):
+    """Parts of a model card: a tag, and lines on what the network is and how it is read."""
+
+    tag: str
+    what: tuple[str, ...]
+    read: tuple[str, ...]
 
 
 class TrainConfig(StageConfig):
@@ -119,6 +129,29 @@ class TrainConfig(StageConfig):
 
         return RetrievalLoss(self.losses, self.directions, self.text_reading, self.similarity)
 
+    def facts(self) -> dict[str, Any]:
+        """What else decides the weights: digests of what the settings only name."""
+        return {}
+
+    def described(self) -> Described:
+        """What a model card says of the network."""
+        return Described(
+            "blip-2",
+            (
+                "A BLIP-2 whose Q-Former was fine-tuned by Cirque on triplets of a reference image, a modification and",
+                "a target; the vision tower is the base's.",
+            ),
+            (
+                "- The weights are in the format of Hugging Face's `Blip2ForImageTextRetrieval`, unless `config.json`",
+                "  names CLIP's tower, which only Cirque builds. A query is read as Cirque's docs/parity.md says.",
+            ),
+        )
+
+    def prepare(self, encoder: TrainableEncoder) -> None:
+        """Set an encoder that was just loaded as it is to be trained."""
+        encoder.set_dropout(self.dropout)
+        encoder.temperature.data.fill_(self.temperature)
+
 
 class MvftJiTrain(TrainConfig):
     """MVFT-JI's two losses, summed. For a real BLIP-2 set learning_rate=1e-5, batch_size=128 and schedule=step."""
@@ -132,9 +165,11 @@ class MvftJiTrain(TrainConfig):
     )
 
 
-def train_facts(config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact) -> dict[str, Any]:
+def train_facts(
+    config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact, started: Artifact | None = None
+) -> dict[str, Any]:
     """What the key has to know: the dtype behind "auto". The weights are in the key of `tokens`."""
-    return {"dtype": training_dtype(config.dtype)}
+    return {"dtype": training_dtype(config.dtype), **config.facts()}
 
 
 @stage(version=3, facts=train_facts)
@@ -144,15 +179,17 @@ def train(
     triplets: Artifact,
     images: Artifact,
     tokens: Artifact,
+    started: Artifact | None = None,
     *,
     facts: Mapping[str, Any] = NO_FACTS,
     resources: Resources,
 ) -> Counts:
     """Write seed-<s>/, the best checkpoint of each seed in Hugging Face format, history.parquet, and tensorboard/.
 
-    The base checkpoint is the one that `tokens` were made with. Its vision tower is frozen and runs once over the
-    images. The checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out references,
-    the base checkpoint included. A killed run continues from its last saved state, with the same steps. With
+    The base checkpoint is the one that `tokens` were made with, or that `embedder` chose. With `started`, an earlier
+    training, each seed goes on from its checkpoint there. A frozen vision tower runs once over the images. The
+    checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out references, the one
+    that it began with included. A killed run continues from its last saved state, with the same steps. With
     `resources.processes` as many share every batch, one for each GPU, and the steps are those of one process.
 
     Raises:
@@ -160,8 +197,7 @@ def train(
             cannot be shared evenly, or the loss is not finite: the message names the triplets of the batch.
     """
     from tasks.cards import Origin
-    from tasks.examples import Examples  # torch takes seconds to import
-    from tasks.seed_run import history_file, summary
+    from tasks.seed_run import history_file, summary  # torch takes seconds to import
     from tasks.train_together import train_together
 
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
@@ -170,18 +206,20 @@ def train(
     encoder = base_encoder(config, tokens, resources)
     history = out / "history.parquet"
     if not history.exists():
-        wanted = [row for row in known if row.image_id in split.image_ids]
-        features = vision_features(out, images, wanted, encoder, resources)
         inputs = {artifact.stage: artifact.key for artifact in (triplets, images, tokens)}
+        if started is not None:
+            inputs["started"] = started.key
         origin = Origin(
             str(tokens.manifest["config"]["checkpoint"]), encoder.digest, inputs, len(split.training),
             len(split.validation), str(facts["dtype"]),
         )  # fmt: skip
+        start = seed_starts(out, config, split, images, encoder, tokens, started, resources)
         if resources.processes > 1:
-            train_together(out, config, triplets, images, tokens, origin, split.groups, resources)
+            for seed in config.seeds if started is not None else ():
+                start(seed)  # its tower's features are then on disk for all processes
+            train_together(out, config, triplets, images, tokens, started, origin, split.groups, resources)
         else:
-            examples = Examples(split, features, known, encoder.device, config.objective())
-            train_seeds(out, config, encoder, examples, origin)
+            train_seeds(out, config, start, split.groups, origin)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
@@ -206,19 +244,62 @@ def train(
     )
 
 
-def base_encoder(config: TrainConfig, tokens: Artifact, resources: Resources) -> TrainableEncoder:
-    """The checkpoint that `tokens` were made with, ready to be trained.
+def base_encoder(
+    config: TrainConfig, tokens: Artifact, resources: Resources, started: Path | None = None
+) -> TrainableEncoder:
+    """The checkpoint that `tokens` were made with, or one in the folder `started`, ready to be trained.
 
     Raises:
         ValueError: if its files are not those any more.
     """
     name, facts = tokens.manifest["config"]["checkpoint"], tokens.manifest["facts"]
-    encoder = load_encoder(name, resources.device, facts["dtype"], config.max_text_tokens)
-    if encoder.digest != facts["weights"]:
+    encoder = load_encoder(str(started or name), resources.device, facts["dtype"], config.max_text_tokens)
+    if started is None and encoder.digest != facts["weights"]:
         raise ValueError(f"the files of checkpoint {name} are not those that encoded the images; run again")
-    encoder.set_dropout(config.dropout)
-    encoder.temperature.data.fill_(config.temperature)
+    config.prepare(encoder)
     return encoder
+
+
+def seed_starts(
+    out: Path,
+    config: TrainConfig,
+    split: "Split",
+    images: Artifact,
+    encoder: TrainableEncoder,
+    tokens: Artifact,
+    started: Artifact | None,
+    resources: Resources,
+) -> "Start":
+    """From a seed to what it begins with: the encoder, and the examples as its tower sees them.
+
+    All begin with `encoder` as it is now or, where there was an earlier training, each with its checkpoint of there;
+    a seed that it had not raises a FileNotFoundError.
+    """
+    from tasks.examples import Examples
+
+    known = pictures(images)
+    wanted = [row for row in known if row.image_id in split.image_ids]
+
+    def examples_of(one: TrainableEncoder) -> Examples:
+        features = vision_features(out, images, wanted, one, resources)
+        return Examples(split, features, known, one.device, config.objective())
+
+    def go_on(seed: int) -> tuple[TrainableEncoder, Examples]:
+        assert started is not None
+        one = base_encoder(config, tokens, resources, started.file(f"seed-{seed}"))
+        return one, examples_of(one)
+
+    if started is not None:
+        return go_on
+    weights = {name: parameter.detach().clone() for name, parameter in encoder.trainable()}
+    examples = examples_of(encoder)
+
+    def begin(seed: int) -> tuple[TrainableEncoder, Examples]:
+        for name, parameter in encoder.trainable():
+            parameter.data.copy_(weights[name])
+        return encoder, examples
+
+    return begin
 
 
 def split_of(config: TrainConfig, triplets: Artifact, known: Sequence[Picture]) -> "Split":
@@ -233,11 +314,14 @@ def split_of(config: TrainConfig, triplets: Artifact, known: Sequence[Picture]) 
 
 def vision_features(
     out: Path, images: Artifact, rows: Sequence[Picture], encoder: TrainableEncoder, resources: Resources
-) -> Features | FreshFeatures:
+) -> Features | FreshFeatures | Pixels:
     """Features of the frozen tower: computed once and kept on disk if they fit there, else at every step.
 
-    They are float16 either way, so that the steps are the same.
+    They are float16 either way, so that the steps are the same. Towers that differ have folders of their own. A tower
+    that is trained runs within the step, on what it is shown.
     """
+    if encoder.takes_pixels:
+        return Pixels(images, rows, encoder, resources)
     tokens, width = encoder.vision([Image.new("RGB", (32, 32))]).shape[1:]
     wanted = len({row.sha256 for row in rows}) * tokens * width * 2 / 1e9
     if wanted > resources.feature_gb:
@@ -247,7 +331,7 @@ def vision_features(
         )  # fmt: skip
         return FreshFeatures(images, rows, encoder, resources)
     log.info("vision features of %d images are computed once and kept on disk: %.2f GB", len(rows), wanted)
-    features = Features(out / "vision")
+    features = Features(out / "vision" / encoder.tower_digest())
     compute(features, images, rows, encoder, encoder.vision_of, resources)
     return features
 
@@ -274,25 +358,24 @@ def _require_memory(config: TrainConfig, encoder: TrainableEncoder, examples: "E
 def train_seeds(
     out: Path,
     config: TrainConfig,
-    encoder: TrainableEncoder,
-    examples: "Examples",
+    start: "Start",
+    groups: Sequence[int],
     origin: "Origin",
     processes: "Processes | None" = None,
 ) -> None:
-    """Train every seed that has no checkpoint yet, each from the same weights."""
+    """Train every seed that has no checkpoint yet; `groups` are those of the split."""
     import torch
 
     from models.gradients import Processes
     from tasks.seed_run import SeedRun, total_steps
 
-    _require_memory(config, encoder, examples, origin.dtype)
     processes = processes or Processes()
-    start = {name: weights.detach().clone() for name, weights in encoder.trainable()}
-    steps = total_steps(config, examples.split.groups)
+    steps = total_steps(config, groups)
     todo = processes.agree(lambda: [seed for seed in config.seeds if not (out / f"seed-{seed}").exists()])
     finished = len(config.seeds) - len(todo)
     with progress(steps * len(config.seeds), "steps", steps * finished) as advance, torch.random.fork_rng():
         for seed in todo:
-            for name, weights in encoder.trainable():
-                weights.data.copy_(start[name])
+            encoder, examples = start(seed)
+            if seed == todo[0]:
+                _require_memory(config, encoder, examples, origin.dtype)
             SeedRun(out, config, seed, encoder, examples, origin, processes).finish(advance)

@@ -16,10 +16,9 @@ from data.config import Resources
 from data.progress import progress, reporting_to
 from models.gradients import Processes
 from tasks.cards import Origin
-from tasks.examples import Examples
 from tasks.features import pictures
 from tasks.seed_run import total_steps
-from tasks.train import TrainConfig, base_encoder, split_of, train_seeds, vision_features
+from tasks.train import TrainConfig, base_encoder, seed_starts, split_of, train_seeds
 
 # How often the processes are looked after, in seconds.
 LOOK = 0.5
@@ -31,6 +30,7 @@ def train_together(
     triplets: Artifact,
     images: Artifact,
     tokens: Artifact,
+    started: Artifact | None,
     origin: Origin,
     groups: Sequence[int],
     resources: Resources,
@@ -55,7 +55,7 @@ def train_together(
                 f"a batch of {rows} triplets cannot be shared evenly by {count} processes; change batch_size"
             )
     news = multiprocessing.get_context("spawn").SimpleQueue()
-    inputs = (out, config, triplets, images, tokens, origin, resources)
+    inputs = (out, config, triplets, images, tokens, started, origin, resources)
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     running = start_processes(_work, (shared, cpu, inputs, news), count, join=False)  # type: ignore[no-untyped-call]
     steps = total_steps(config, groups)
@@ -94,20 +94,17 @@ class _Teller:
 
 def _work(rank: int, shared: dict[str, str], cpu: bool, inputs: tuple[Any, ...], news: Any) -> None:
     """One process: its share of every batch of every seed."""
-    out, config, triplets, images, tokens, origin, resources = inputs
+    out, config, triplets, images, tokens, started, origin, resources = inputs
     os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=shared["WORLD_SIZE"])
     if not cpu:
         torch.cuda.set_device(rank)
     processes = Processes(cpu=cpu)
     try:
         encoder = base_encoder(config, tokens, resources)
-        known = pictures(images)
-        split = split_of(config, triplets, known)
-        wanted = [row for row in known if row.image_id in split.image_ids]
-        features = vision_features(out, images, wanted, encoder, resources)
-        examples = Examples(split, features, known, encoder.device, config.objective())
+        split = split_of(config, triplets, pictures(images))
         with reporting_to(_Teller(news) if rank == 0 else None):
-            train_seeds(out, config, encoder, examples, origin, processes)
+            start = seed_starts(out, config, split, images, encoder, tokens, started, resources)
+            train_seeds(out, config, start, split.groups, origin, processes)
     except ValueError as error:
         news.put(("refused", str(error)))
         raise

@@ -37,6 +37,25 @@ def merge(out: Path, config: MergeConfig, sources: Mapping[str, Artifact]) -> Co
     return Counts(read=len(united), kept=len(united), written=len(united), detail=figures)
 
 
+class SomeConfig(StageConfig):
+    """How many triplets are left."""
+
+    share: Annotated[float, Field(gt=0, le=1, description="of the triplets, drawn by seed")]
+    seed: int = 0
+
+
+@stage(version=1)
+def some(out: Path, config: SomeConfig, triplets: Artifact) -> Counts:
+    """Write triplets.parquet: a share of them, ordered as they were; a smaller share is a part of a larger one."""
+    table = triplets.read(TRIPLETS, "triplets.parquet")
+    names = table["triplet_id"].to_pylist()
+    order = sorted(range(len(names)), key=lambda place: lot("some", config.seed, names[place]))
+    kept = table.take(sorted(order[: max(1, round(config.share * len(names)))]))
+    write_table(out / "triplets.parquet", kept, TRIPLETS)
+    left = len(names) - len(kept)
+    return Counts(read=len(names), kept=len(kept), dropped={"not_drawn": left} if left else {}, written=len(kept))
+
+
 class SpoilConfig(StageConfig):
     """How many triplets get a wrong modification."""
 

@@ -99,9 +99,12 @@ class TrainableEncoder(Encoder, Protocol):
 
     Attributes:
         temperature: scalar > 0, divides cosines in a contrastive loss.
+        takes_pixels: whether its tower is trained too: `image_tokens` and `query_tokens` then take prepared pixels
+            where they else take the tower's features.
     """
 
     temperature: nn.Parameter
+    takes_pixels: bool
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +117,10 @@ class TrainableEncoder(Encoder, Protocol):
 
     def set_dropout(self, probability: float) -> None:
         """Set the dropout of the part that is trained."""
+        ...
+
+    def tower_digest(self) -> str:
+        """Identity of the vision tower's weights and of how it is shown images, for features that are kept."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:

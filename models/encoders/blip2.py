@@ -31,9 +31,10 @@ from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import logging as transformers_logging
 
+from data.keys import digest as digest_of
 from models.encoders import TextReading, TokenSet
 from models.encoders.fit import FITS, Fit, fit_image
-from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
+from models.encoders.placement import DTYPES, resolve_device, resolve_dtype, weights_digest
 from models.encoders.towers import model_class, set_post_norm
 
 SIDE_FILE = "cirque.json"
@@ -73,6 +74,8 @@ class Blip2Encoder(nn.Module):
         truncations: how many texts were cut so far.
         digest: identity of weights and preprocessing; empty for a model that was never saved.
     """
+
+    takes_pixels = False  # the tower is never trained
 
     def __init__(
         self,
@@ -243,6 +246,11 @@ class Blip2Encoder(nn.Module):
         for name, parameter in self.named_parameters():
             if not name.startswith(("model.vision_model.", "model.itm_head.")):
                 yield name, parameter
+
+    def tower_digest(self) -> str:
+        """Identity of the vision tower's weights and of the preprocessing of images."""
+        prepared = digest_of(self.preprocessing() | {"max_text_tokens": 0})
+        return digest_of([prepared, weights_digest(self.model.vision_model.named_parameters())])
 
     def set_dropout(self, probability: float) -> None:
         """Set the Q-Former's dropout, of hidden states and of attention; a checkpoint's own is BERT's 0.1."""

@@ -29,10 +29,10 @@ from transformers.utils import logging as transformers_logging
 
 from data.keys import digest as digest_of
 from models.encoders import TextReading, TokenSet
-from models.encoders.mllm_families import FAMILIES, Part, Resolution
+from models.encoders.mllm_families import FAMILIES, Family, Part, Resolution
 from models.encoders.mllm_lora import add_lora, is_lora, merged_state
 from models.encoders.mllm_text import BARE, Layout, Templates, Turn
-from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
+from models.encoders.placement import DTYPES, resolve_device, resolve_dtype, weights_digest
 
 SIDE_FILE = "cirque.json"
 TEMPERATURE = 0.05
@@ -54,6 +54,8 @@ class MllmEncoder(nn.Module):
         resolution: how images are shown.
         image_tokens: vectors of an image, where the family leaves the choice; None: its default.
         padding: on which side shorter turns are filled up; the embeddings are the same.
+        variety: sets of templates that training draws from, for each turn anew; empty: always `templates`.
+        takes_pixels: whether the tower is trained; see `TrainableEncoder`.
         truncations: how many turns were cut so far.
         digest: identity of weights, preprocessing and templates; empty for a model that was never saved.
     """
@@ -89,10 +91,12 @@ class MllmEncoder(nn.Module):
         self.resolution: Resolution = resolution
         self.image_tokens_wanted = image_tokens
         self.padding: Literal["left", "right"] = "right"
+        self.variety: tuple[Templates, ...] = ()
+        self.takes_pixels = False
         self.truncations = 0
         self.digest = digest
         self._own = (templates, digest)
-        self._family = FAMILIES[kind](model, image_processor, resolution, image_tokens)
+        self._family: Family = FAMILIES[kind](model, image_processor, resolution, image_tokens)
         self._layout = Layout(tokenizer, self._family.image_id, self.max_text_tokens)
         self._trained: list[str] = [name for name, _ in self.named_parameters()]
 
@@ -106,6 +110,13 @@ class MllmEncoder(nn.Module):
             self.digest = digest
         else:
             self.digest = digest_of({"checkpoint": digest, "templates": asdict(templates)})
+
+    def show(self, resolution: Resolution | None, image_tokens: int | None) -> None:
+        """Show images otherwise from now on; None: as before. A ValueError if the family cannot."""
+        self.resolution = resolution or self.resolution
+        self.image_tokens_wanted = image_tokens or self.image_tokens_wanted
+        settings = (self.model, self.image_processor, self.resolution, self.image_tokens_wanted)
+        self._family = FAMILIES[self.model.config.model_type](*settings)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """(B, ...) float32 on the CPU: RGB images of any size as the family's tower takes them."""
@@ -134,7 +145,7 @@ class MllmEncoder(nn.Module):
 
     def image_tokens(self, vision: Tensor) -> TokenSet:
         """(B, 1, D) embeddings of images, from their features."""
-        return self._set([Turn(self.templates.image, "", True)] * len(vision), vision)
+        return self._set([Turn(said, "", True) for said in self._said("image", len(vision))], vision)
 
     def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
         """(B, 1, D) embeddings of captions.
@@ -144,7 +155,8 @@ class MllmEncoder(nn.Module):
         """
         if reading != "cls":
             raise ValueError(f"an MLLM reads a text in one way, so reading must be cls, got {reading!r}")
-        return self._set([Turn(self.templates.caption, text, False) for text in texts], None)
+        said = self._said("caption", len(texts))
+        return self._set([Turn(template, text, False) for template, text in zip(said, texts, strict=True)], None)
 
     def query_tokens(self, vision: Tensor, texts: Sequence[str]) -> TokenSet:
         """(B, 1, D) embeddings of composed queries: features (B, P, W) and B modifications, row by row.
@@ -154,7 +166,14 @@ class MllmEncoder(nn.Module):
         """
         if len(vision) != len(texts):
             raise ValueError(f"a query is one image and one text, got {len(vision)} images and {len(texts)} texts")
-        return self._set([Turn(self.templates.query, text, True) for text in texts], vision)
+        said = self._said("query", len(texts))
+        return self._set([Turn(template, text, True) for template, text in zip(said, texts, strict=True)], vision)
+
+    def _said(self, kind: Literal["image", "caption", "query"], count: int) -> list[str]:
+        """A template for each of some turns: in training drawn from a set, if there is one, by torch's generator."""
+        if self.training and self.variety:
+            return [getattr(self.variety[int(place)], kind) for place in torch.randint(len(self.variety), (count,))]
+        return [getattr(self.templates, kind)] * count
 
     def _set(self, turns: Sequence[Turn], vision: Tensor | None) -> TokenSet:
         tokens = self.embed(turns, vision).unsqueeze(1)
@@ -169,6 +188,8 @@ class MllmEncoder(nn.Module):
         """
         if not turns:
             raise ValueError("nothing to embed: an encoder needs at least one text or image")
+        if vision is not None and self.takes_pixels:
+            vision = self._family.tower(vision)
         rows, cut = self._layout.ids(turns)
         self.truncations += cut
         # In groups of like length, so that a long text does not pad all the others.
@@ -216,6 +237,7 @@ class MllmEncoder(nn.Module):
             alpha, dropout: of LoRA; its product is scaled by alpha / rank.
             seed: of LoRA's first weights.
         """
+        self.takes_pixels = "tower" in parts
         prefixes = [prefix for part in parts for prefix in self._family.prefixes[part]]
         if rank is not None:
             add_lora(self.model, prefixes, rank, alpha, dropout, seed)
@@ -230,6 +252,12 @@ class MllmEncoder(nn.Module):
         for name, parameter in self.named_parameters():
             if name in chosen:
                 yield name, parameter
+
+    def tower_digest(self) -> str:
+        """Identity of the tower's weights, and of how it is shown images."""
+        tower = [(k, v) for k, v in merged_state(self.model).items() if k.startswith(self._family.prefixes["tower"])]
+        shown = [self.resolution, self.image_tokens_wanted, self.image_processor.to_dict()]
+        return digest_of([json.loads(json.dumps(shown, default=str)), weights_digest(tower)])
 
     def set_dropout(self, probability: float) -> None:
         """These networks have no dropout, so only 0 is possible; LoRA's is set by `prepare`."""

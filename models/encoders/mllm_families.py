@@ -33,7 +33,7 @@ class Family(Protocol):
     """
 
     image_id: int
-    prefixes: dict[Part, tuple[str, ...]]
+    prefixes: ClassVar[dict[Part, tuple[str, ...]]]
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """B RGB images, prepared; the shape but for B is the same at every call."""

@@ -1,6 +1,10 @@
 """Which device and which numbers "auto" means."""
 
+import hashlib
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -23,3 +27,12 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}")
     return dtype
+
+
+def weights_digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of the names and bytes of some weights; about a second per gigabyte."""
+    found = hashlib.sha256()
+    for name, tensor in named:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,6 +1,7 @@
 """Stages that stand in for those with networks, so that a study's wiring runs in seconds."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,7 +47,14 @@ def mine(out: Path, config: MineConfig, triplets: Artifact, ranking: Artifact, t
 
 @stage()
 def train(
-    out: Path, config: TrainConfig, triplets: Artifact, images: Artifact, tokens: Artifact, *, resources: Resources
+    out: Path,
+    config: TrainConfig,
+    triplets: Artifact,
+    images: Artifact,
+    tokens: Artifact,
+    started: Artifact | None = None,
+    *,
+    resources: Resources,
 ) -> Counts:
     kept = triplets.counts.written
     assert images.read(IMAGES, "images.parquet").num_rows
@@ -65,11 +73,13 @@ def evaluate(
     trained: Artifact,
     tokens: Artifact,
     texts: Artifact | None = None,
+    others: Mapping[str, Artifact] | None = None,
     *,
     resources: Resources,
 ) -> Counts:
     """Answers drawn by lot, of the methods that there are."""
     methods = [*config.baselines, "composed", *(["target_text_trained", "joint"] if texts is not None else [])]
+    methods += others or {}
     values = [
         {
             "method": method, "benchmark": benchmark, "seed": 0, "metric": "recall@1", "query_id": f"q{query}",

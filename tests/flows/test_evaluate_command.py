@@ -18,6 +18,7 @@ from flows.__main__ import app
 from flows.evaluate import label, split_choices
 from tests.models.endpoints import good, serving
 from tests.models.tiny_blip2 import tiny_checkpoint
+from tests.models.tiny_llava import tiny_llava_folder
 from tests.tasks.scripted_generate import small_model, use_scripted_backend
 
 FOUR = "cirr,circo,fashioniq,genecis"
@@ -216,3 +217,19 @@ def test_labels_and_choices() -> None:
     assert split_choices(["cirr.ties=pessimistic", "circo.reference=mask"], "circo", ["cirr", "circo"]) == {
         "reference": "mask"
     }
+
+
+@pytest.mark.slow
+def test_an_mllm_is_measured_with_each_benchmarks_own_words(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mllm, out = tiny_llava_folder(tmp_path / "mllm"), tmp_path / "out"
+    words = (mllm, "--benchmark", FOUR, "--root", world, "--out", out, "--examples", "0")
+    code, told, _ = run(monkeypatch, tmp_path / "home", *words)
+    assert code == 0
+    table = pq.read_table(out / "scores.parquet").cast(SCORES).to_pylist()
+    assert {row["method"] for row in table} == {"image_only", "text_only", "image_text", "composed"}
+    assert {row["benchmark"] for row in table} == set(FOUR.split(","))
+    for row in table:
+        assert json.loads(row["protocol"])["templates"] == f"instruct_cir/templates/{row['benchmark']}"
+    assert "templates=instruct_cir/templates/circo" in told.replace("\n", "")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.windows import Window
+from flows.instruct_cir_ablations import NOTES, InstructCirAblations
+from flows.instruct_cir_ablations import variants as rows_of_instruct_cir
 from flows.mra_cir_ablations import MraCirAblations
 from flows.mra_cir_ablations import variants as parts
 from flows.mra_cir_noise import MraCirNoise
@@ -145,3 +147,31 @@ def test_sources_are_trained_on_alone_and_together(tmp_path: Path, monkeypatch: 
     assert "24 triplets, 7 steps" in table
     assert "48 triplets, 7 steps" in table
     assert stages.count("train") == 4
+
+
+def test_the_table_of_instruct_cir_says_what_was_not_run() -> None:
+    whole = rows_of_instruct_cir(InstructCirAblations())
+    assert [one.label for one in whole] == [*NOTES, "25% of the triplets", "50% of the triplets"]
+    assert all(one.source is not None for one in whole)
+    assert whole[0].paper == {"CIRR R@1": 34.63, "FashionIQ R@10": 29.46}
+    less = rows_of_instruct_cir(
+        configure(InstructCirAblations, ["pairs.on=false", "align.hard_negatives=0", "sizes=0.1"])
+    )
+    assert {one.label: one.note for one in less if one.source is None} == {
+        **dict.fromkeys(
+            [f"stage 1 {what}" for what in ("alone, other images", "alone, both", "on other images", "on both")],
+            "needs pairs.on=true",
+        ),
+        "no wrong captions": "align.hard_negatives is 0 already",
+    }
+
+
+@pytest.mark.usefixtures("store")
+def test_the_parts_of_instruct_cir_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = f"backend=scripted model={small_model(tmp_path / 'model')}".split()
+    pairs = ["pairs.ingest.images=20", *(f"pairs.caption.{one}" for one in writer)]
+    stages, table = run("instruct_cir_ablations", tmp_path, monkeypatch, *pairs)
+    assert labels(table) == [one.label for one in rows_of_instruct_cir(InstructCirAblations())]
+    assert stages.count("evaluate") == 14  # fifteen rows, of which the first stage alone is in the first evaluation
+    assert stages.count("some") == 2
+    assert "not run" not in table

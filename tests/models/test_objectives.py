@@ -69,6 +69,21 @@ def test_a_caption_finds_its_image(encoder: Blip2Encoder) -> None:
 
 
 @torch.no_grad()
+def test_an_image_finds_its_caption_among_wrong_ones(encoder: Blip2Encoder) -> None:
+    wrong = [["no star"], ["the circle"], ["a star"], ["a blue circle"]]
+    same = torch.cat([batch(encoder).same_caption, torch.zeros(4, 4, dtype=torch.bool)], dim=1)  # type: ignore[list-item]
+    same[:, 6] = True  # "a star" is among the captions already
+    data = batch(encoder, wrong_captions=wrong, same_caption=same)
+    found = RetrievalLoss(("image_caption", "caption_image"))(encoder, data)
+    image = encoder.image_tokens(data.reference).tokens
+    text = encoder.text_tokens([*CAPTIONS, "no star", "the circle", "a blue circle"]).tokens
+    expected = cross_entropy(image.mean(dim=1) @ text[:, 0].T, [(2, 3), (3, 2)])
+    torch.testing.assert_close(found["image_caption"], expected, atol=1e-5, rtol=1e-5)
+    alone = RetrievalLoss(("caption_image",))(encoder, batch(encoder))["caption_image"]
+    torch.testing.assert_close(found["caption_image"], alone)  # which looks for images: texts are no candidates
+
+
+@torch.no_grad()
 def test_negative_texts_are_wrong_answers_to_all_rows(encoder: Blip2Encoder) -> None:
     wrong = [["not red"], ["a red star"], ["the square"], ["two circle"]]
     same = torch.cat([batch(encoder).same_text, torch.zeros(4, 4, dtype=torch.bool)], dim=1)  # type: ignore[list-item]
@@ -85,7 +100,7 @@ def test_negative_texts_are_wrong_answers_to_all_rows(encoder: Blip2Encoder) -> 
 def test_terms_are_those_that_the_batch_has_rows_for(encoder: Blip2Encoder) -> None:
     assert set(RetrievalLoss(TERMS)(encoder, full(encoder))) == set(TERMS)
     without = RetrievalLoss(TERMS)(encoder, batch(encoder))
-    assert list(without) == ["composed_text", "caption_image"]
+    assert list(without) == ["composed_text", "caption_image", "image_caption"]
     only = RetrievalLoss(("caption_image",))
     assert set(only.encode(encoder, batch(encoder))) == {"caption", "image"}  # no query is composed for it
     with pytest.raises(ValueError, match="the batch has nothing for composed_image"):
