@@ -93,6 +93,12 @@ def binomial_lower(successes: int, trials: int, confidence: float = 0.95) -> flo
     return low
 
 
+def binomial_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's exact interval of a success rate, two-sided; arguments as of `binomial_lower`."""
+    side = (1 + confidence) / 2
+    return binomial_lower(successes, trials, side), 1 - binomial_lower(trials - successes, trials, side)
+
+
 def _tail(successes: int, trials: int, rate: float) -> float:
     """Probability of so many successes or more."""
     return math.fsum(

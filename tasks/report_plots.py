@@ -165,6 +165,18 @@ def bars(title: str, summary: str, x: str, y: str, counted: Sequence[tuple[int, 
     return _figure(title, summary, parts, [])
 
 
+def histogram(title: str, summary: str, x: str, y: str, counted: Sequence[tuple[float, int]], width: float) -> Markup:
+    """A bar over each interval that begins at a value and is `width` long; arguments as of `bars`."""
+    frame = Frame([counted[0][0], counted[-1][0] + width], [0.0, *(float(count) for _, count in counted)])
+    parts = [*frame.x_axis(x), *frame.y_axis(y)]
+    for start, count in counted:
+        left, top = frame.x(start), frame.y(count)
+        wide, high = max(1.0, frame.x(start + width) - left - 1), frame.y(0) - top
+        drawn = Markup('<rect class="c0" x="{}" y="{}" width="{}" height="{}"/>')
+        parts.append(drawn.format(left, top, round(wide, 1), round(high, 1)))
+    return _figure(title, summary, parts, [])
+
+
 def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
     """At most `most` points: means of equally many neighbours, where there are more."""
     size = math.ceil(len(points) / most)

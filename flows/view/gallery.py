@@ -14,7 +14,6 @@ from flows.view.parts import World, empty, tag, told, wrong
 from flows.view.toolbar import Toolbar
 from flows.view.words import ask_tag, ask_text
 from tasks.curation import Action
-from tasks.view_columns import Condition
 from tasks.view_table import Numbers, Row, TripletTable
 
 KEYS = (
@@ -224,10 +223,6 @@ class Gallery:
         """The details were closed."""
         self.address = replace(self.address, shown=None)
         self._moved(self.address)
-
-    async def narrow(self, column: str, value: str) -> None:
-        """Show only triplets with a value."""
-        await self.ask(self.address.asking(conditions=(Condition(column, "is", value),)))
 
 
 async def _io(work: Callable[..., Any], *arguments: Any) -> Any:

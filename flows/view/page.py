@@ -8,11 +8,16 @@ from nicegui import ui
 from nicegui.events import KeyEventArguments
 
 from flows.view.address import Address
+from flows.view.dropped import Dropped
 from flows.view.gallery import KEYS, Gallery
-from flows.view.parts import World, empty, tag
+from flows.view.parts import World, tag
+from flows.view.quality import QualityTab
+from flows.view.statistic import draw_figures
 from flows.view.words import show_keys
+from tasks.view_columns import Condition
+from tasks.view_table import Question
 
-TABS = {"triplets": "Triplets", "dropped": "Dropped"}
+TABS = {"triplets": "Triplets", "statistics": "Statistics", "dropped": "Dropped", "quality": "Quality"}
 
 
 class Page:
@@ -26,7 +31,9 @@ class Page:
         self._address = replace(address, tab=address.tab if address.tab in TABS else "triplets")
         self._galleries: dict[str, Gallery] = {}
         self._drawn: set[str] = set()
+        self._sample: QualityTab | None = None
         ui.keyboard(self._key, ignore=["input", "select", "textarea"])
+        ui.colors(primary="#0b5cad")
         ui.page_title(f"Cirque: {world.name}")
         self._head()
         self._tabs = {}
@@ -72,9 +79,16 @@ class Page:
             shown = self._galleries.get(name)
             self._moved(shown.address if shown is not None else Address(tab=name))
         if name in self._drawn:
+            if name == "quality" and self._sample is not None:
+                await self._sample.show()  # people judged meanwhile
             return
         self._drawn.add(name)
-        makers: dict[str, Callable[[], Awaitable[None]]] = {"triplets": self._triplets, "dropped": self._dropped}
+        makers: dict[str, Callable[[], Awaitable[None]]] = {
+            "triplets": self._triplets,
+            "statistics": lambda: draw_figures(self._world, self._narrow),
+            "dropped": self._dropped,
+            "quality": self._quality,
+        }
         with self._panels[name]:
             await makers[name]()
 
@@ -82,10 +96,32 @@ class Page:
         await self._gallery("triplets", self._world.source.kept)
 
     async def _dropped(self) -> None:
-        if self._world.source.dropped is None:
-            empty("No filter looked at these triplets.")
-            return
-        await self._gallery("dropped", self._world.source.dropped)
+        shown = Dropped(self._world, self._dropped_by)
+        reasons = self._world.source.reasons
+        asked = self._address.question.reason if self._address.tab == "dropped" else None
+        with shown.triplets:
+            if self._world.source.dropped is not None:
+                await self._gallery("dropped", self._world.source.dropped)
+        if reasons:
+            await shown.show(next((one for one in reasons if one.reason == asked), reasons[0]))
+
+    async def _dropped_by(self, reason: str) -> None:
+        gallery = self._galleries["dropped"]
+        if gallery.address.question.reason != reason:
+            await gallery.ask(gallery.address.asking(reason=reason))
+
+    async def _quality(self) -> None:
+        self._sample = QualityTab(self._world, self._judge)
+        await self._sample.show()
+
+    async def _judge(self, question: Question) -> None:
+        """Show a sample among the triplets."""
+        await self._open("triplets")
+        await self._galleries["triplets"].ask(Address(question=question))
+
+    async def _narrow(self, column: str, value: str) -> None:
+        """Show the triplets with a value."""
+        await self._judge(Question(conditions=(Condition(column, "is", value),)))
 
     async def _gallery(self, name: str, table: Any) -> None:
         address = self._address if self._address.tab == name else Address(tab=name)

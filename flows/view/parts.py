@@ -115,8 +115,14 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Element:
     return box
 
 
-def bar_rows(caption: str, counted: Sequence[tuple[str, int]], open_row: Callable[[str], None] | None = None) -> None:
-    """Names with their numbers as bars; a table, so that it reads without seeing the bars."""
+def bar_rows(caption: str, counted: Sequence[tuple[str, int]], open_row: Callable[[str], object] | None = None) -> None:
+    """Names with their numbers as bars; a table, so that it reads without seeing the bars.
+
+    Args:
+        caption: of the table.
+        counted: names and numbers, the largest first.
+        open_row: called with a name that is clicked; without it the numbers are no shares of a whole either.
+    """
     most = max((count for _, count in counted), default=1)
     total = sum(count for _, count in counted)
     with tag("div", classes="wide"), tag("table", classes="bars"):
@@ -131,7 +137,8 @@ def bar_rows(caption: str, counted: Sequence[tuple[str, int]], open_row: Callabl
                             ask = tag("button", name, "link", type="button", title="show these triplets")
                             ask.on("click", lambda name=name: open_row(name))
                     tag("td", f"{count:,}", "n")
-                    tag("td", f"{100 * count / total:.1f} %" if total else "", "n soft")
+                    if open_row is not None:
+                        tag("td", f"{100 * count / total:.1f} %" if total else "", "n soft")
                     with tag("td", classes="bar", aria_hidden="true"):
                         tag("div", style=f"width: {100 * count / most:.1f}%")
 

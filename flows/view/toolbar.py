@@ -36,12 +36,8 @@ class Toolbar:
             )
             self._search.classes("search").on_value_change(lambda e: self._set(search=(e.value or "").strip()))
             judged = {"": "any verdict", **{name: name for name in VERDICTS}}
-            reasons = dict(table.reasons())
             if table is world.source.kept:
                 self._verdict = self._select("Verdict", judged, asked.verdict or "", "verdict")
-            if reasons:
-                named = {"": "any reason", **{name: f"{name} ({count:,})" for name, count in reasons.items()}}
-                self._select("Dropped by", named, asked.reason or "", "reason")
             orders = {"": "order of the file", **{name: name for name in table.columns}}
             self._select("Sort by", orders, asked.sort or "", "sort", with_input=True)
             down = ui.checkbox("largest first", value=asked.descending)
@@ -66,8 +62,6 @@ class Toolbar:
                 self._removable(f"tag {asked.tag}", tag=None)
             if asked.sample is not None:
                 self._removable(f"random sample of {asked.sample:,}, seed {asked.seed}", sample=None)
-            if asked.reason is not None and not self._table.reasons():
-                self._removable(f"reason {asked.reason}", reason=None)
 
     def focus(self) -> None:
         """Put the cursor into the search field."""
