@@ -18,7 +18,7 @@ from tasks.ingest import IngestConfig, ingest
 if TYPE_CHECKING:  # torch takes seconds to import: not before the folder is known to be one
     from PIL import Image
 
-    from models.ranking import TokenSets
+    from models.ranking import Ranked, TokenSets
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,18 @@ def open_gallery(folder: Path, checkpoint: str, resources: Resources) -> Gallery
         FileNotFoundError, LookupError: if there is no such checkpoint.
     """
     listed = ingest.make(IngestConfig(source="folder", path=folder), resources=resources)
-    encoded = encode.make(EncodeConfig.model_validate({"checkpoint": checkpoint}), listed.artifact, resources=resources)
+    return encoded_gallery(listed.artifact, checkpoint, resources, listed.state)
+
+
+def encoded_gallery(
+    images: Artifact, checkpoint: str, resources: Resources, state: Literal["ran", "cached"] = "cached"
+) -> Gallery:
+    """The images of an artifact of `ingest`, encoded as far as the store does not have them yet."""
+    encoded = encode.make(EncodeConfig.model_validate({"checkpoint": checkpoint}), images, resources=resources)
     from models.ranking import TokenSets
 
     ids, array = read_tokens(encoded.artifact.file("tokens.arrow"))
-    states = {"ingest": listed.state, "encode": encoded.state}
-    return Gallery(listed.artifact, pictures(listed.artifact), TokenSets(ids, array), states)
+    return Gallery(images, pictures(images), TokenSets(ids, array), {"ingest": state, "encode": encoded.state})
 
 
 def load_encoder(checkpoint: str, device: str) -> Encoder:
@@ -98,28 +104,47 @@ def search(
     Raises:
         ValueError: if the text is empty, the file is no image, or the gallery holds nothing but the reference.
     """
-    import torch
-
-    from models.ranking import TokenSets, top_k
+    from models.ranking import top_k
 
     if not text.strip():
         raise ValueError("the text is empty; say what is to be changed, such as 'make it red'")
     image = open_reference(reference)
-    own = file_digest(reference)
-    place = next((at for at, row in enumerate(gallery.rows) if row.sha256 == own), -1)
-    barred = -1 if keep_reference else place
+    barred = -1 if keep_reference else place_of(gallery, file_digest(reference))
+    refuse_lone(gallery, barred)
+    ranked = top_k(composed(encoder, image, text), gallery.sets, k, exclude=[barred])
+    return Found(hits(gallery, ranked), gallery.rows[barred].image_id if barred >= 0 else None)
+
+
+def place_of(gallery: Gallery, sha256: str) -> int:
+    """Row of the image with these bytes; -1 if there is none."""
+    return next((at for at, row in enumerate(gallery.rows) if row.sha256 == sha256), -1)
+
+
+def refuse_lone(gallery: Gallery, barred: int) -> None:
+    """Raise a ValueError if nothing is left to be found when a row is left out."""
     if len(gallery.rows) == (barred >= 0):
         raise ValueError("the gallery holds no image but the reference; add images, or keep the reference in it")
+
+
+def composed(encoder: Encoder, image: "Image.Image", text: str) -> "TokenSets":
+    """A query's tokens: one set."""
+    import torch
+
+    from models.ranking import TokenSets
+
     with torch.inference_mode():
         query = encoder.query_tokens(encoder.vision([image]), [text])
-    asked = TokenSets(["of the query"], query.tokens.cpu().numpy(), query.mask.cpu().numpy())
-    ranked = top_k(asked, gallery.sets, k, exclude=[barred])
-    hits = []
+    return TokenSets(["of the query"], query.tokens.cpu().numpy(), query.mask.cpu().numpy())
+
+
+def hits(gallery: Gallery, ranked: "Ranked") -> list[Hit]:
+    """The images of a ranking of one query."""
+    found = []
     for rank, (at, score) in enumerate(zip(ranked.indices[0], ranked.scores[0], strict=True), 1):
         if at >= 0:
             row = gallery.rows[at]
-            hits.append(Hit(rank, row.image_id, str(gallery.images.path / row.uri), float(score)))
-    return Found(hits, gallery.rows[barred].image_id if barred >= 0 else None)
+            found.append(Hit(rank, row.image_id, str(gallery.images.path / row.uri), float(score)))
+    return found
 
 
 def open_reference(path: Path) -> "Image.Image":

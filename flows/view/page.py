@@ -13,11 +13,12 @@ from flows.view.gallery import KEYS, Gallery
 from flows.view.parts import World, tag
 from flows.view.quality import QualityTab
 from flows.view.statistic import draw_figures
+from flows.view.trial import Trial
 from flows.view.words import show_keys
 from tasks.view_columns import Condition
 from tasks.view_table import Question
 
-TABS = {"triplets": "Triplets", "statistics": "Statistics", "dropped": "Dropped", "quality": "Quality"}
+TABS = {"triplets": "Triplets", "statistics": "Statistics", "dropped": "Dropped", "quality": "Quality", "try": "Try it"}
 
 
 class Page:
@@ -88,6 +89,7 @@ class Page:
             "statistics": lambda: draw_figures(self._world, self._narrow),
             "dropped": self._dropped,
             "quality": self._quality,
+            "try": self._try,
         }
         with self._panels[name]:
             await makers[name]()
@@ -113,6 +115,9 @@ class Page:
     async def _quality(self) -> None:
         self._sample = QualityTab(self._world, self._judge)
         await self._sample.show()
+
+    async def _try(self) -> None:
+        Trial(self._world)
 
     async def _judge(self, question: Question) -> None:
         """Show a sample among the triplets."""

@@ -18,7 +18,9 @@ from nicegui import run, ui
 from flows.view.guard import LOOPBACK, Guard
 from flows.view.page import Page
 from flows.view.parts import IMAGES, World
-from tasks.view_source import open_source
+from tasks.runs import recorded_runs
+from tasks.trained import checkpoint_of
+from tasks.view_source import Source, open_source
 
 STYLE = Path(__file__).with_name("view.css")
 
@@ -38,6 +40,7 @@ def serve(
         LookupError, OSError, ValueError: if there is nothing to show, or the address is taken.
     """
     opened = open_source(source)
+    checkpoint = checkpoint or usual_checkpoint(source, opened)
     name = source or f"{opened.artifact.stage} {opened.artifact.key[:12]}"
     world = World(opened, name, author or _user(), {IMAGES: opened.pictures}, checkpoint, str(gallery or "") or None)
     listening = listen(host, port)
@@ -83,6 +86,21 @@ def build(world: World, host: str) -> Any:
     logging.getLogger("nicegui").setLevel(logging.WARNING)
     ui.run_with(web, title="Cirque", favicon="◎", tailwind=False, show_welcome_message=False, reconnect_timeout=20)
     return Guard(web, [*LOOPBACK, host] if is_loopback(host) else None)
+
+
+def usual_checkpoint(name: str | None, opened: Source) -> str | None:
+    """What one would try first: what the run trained, else what encoded the images."""
+    runs = recorded_runs()
+    run = name or (runs[-1] if runs else "")
+    if run in runs:
+        try:
+            checkpoint_of(run)
+        except LookupError:
+            pass
+        else:
+            return run
+    encoded = next((one for one in reversed(opened.line) if one.stage == "encode"), None)
+    return None if encoded is None else str(encoded.manifest["config"]["checkpoint"])
 
 
 def is_loopback(host: str) -> bool:
