@@ -14,11 +14,19 @@ from flows.view.parts import World, tag
 from flows.view.quality import QualityTab
 from flows.view.statistic import draw_figures
 from flows.view.trial import Trial
+from flows.view.versus import Versus
 from flows.view.words import show_keys
 from tasks.view_columns import Condition
 from tasks.view_table import Question
 
-TABS = {"triplets": "Triplets", "statistics": "Statistics", "dropped": "Dropped", "quality": "Quality", "try": "Try it"}
+TABS = {
+    "triplets": "Triplets",
+    "statistics": "Statistics",
+    "dropped": "Dropped",
+    "quality": "Quality",
+    "try": "Try it",
+    "compare": "Compare",
+}
 
 
 class Page:
@@ -90,6 +98,7 @@ class Page:
             "dropped": self._dropped,
             "quality": self._quality,
             "try": self._try,
+            "compare": self._compare,
         }
         with self._panels[name]:
             await makers[name]()
@@ -118,6 +127,9 @@ class Page:
 
     async def _try(self) -> None:
         Trial(self._world)
+
+    async def _compare(self) -> None:
+        Versus(self._world)
 
     async def _judge(self, question: Question) -> None:
         """Show a sample among the triplets."""
