@@ -80,7 +80,7 @@ def test_loopback_is_told_from_everything_else() -> None:
 
 
 def test_a_taken_port_says_what_to_do() -> None:
-    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="in use; try --port 0"):
+    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="in use; try another port, or --port 0"):
         listen("127.0.0.1", taken.getsockname()[1])
 
 

@@ -1,0 +1,100 @@
+"""A run's artifacts of any size, made up: triplets as the stages write them, over photographs that are really there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data.artifact import Artifact, Counts, seal, write_table
+from data.schemas import IMAGES, TRIPLETS
+from tasks.store import home
+
+GROUP = 4096
+"""Rows of a row group, as the stages write them."""
+PHOTOS = 200
+WORDS = (
+    "make it the circle square star red blue green larger smaller move left right add remove background",
+    "and a of",
+)
+
+
+def made_up(rows: int, images: int) -> Artifact:
+    """An artifact with `rows` triplets over `images` images in the store of CIRQUE_HOME."""
+    pictures = _images(images)
+    folder = home() / "made" / "generate"
+    folder.mkdir(parents=True)
+    with pq.ParquetWriter(folder / "triplets.parquet", TRIPLETS, compression="zstd") as file:
+        for table in _triplets(rows, images):
+            file.write_table(table)
+    counts = Counts(read=rows, kept=rows, written=rows)
+    return _stored(folder, seal(folder, counts, stage="generate", inputs={"images": pictures}))
+
+
+def _images(count: int) -> Artifact:
+    folder = home() / "made" / "ingest"
+    (folder / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for place in range(min(PHOTOS, count)):
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / "images" / f"{place}.jpg")
+    names = sorted(_name(place) for place in range(count))
+    columns = {
+        "image_id": names,
+        "uri": [f"images/{place % PHOTOS}.jpg" for place in range(count)],
+        "width": [640] * count,
+        "height": [480] * count,
+        "sha256": names,
+        "label": [None] * count,
+        "caption": [None] * count,
+    }
+    write_table(folder / "images.parquet", pa.table(columns, schema=IMAGES), IMAGES)
+    counts = Counts(read=count, kept=count, written=count)
+    return _stored(folder, seal(folder, counts, stage="ingest"))
+
+
+def _stored(folder: Path, made: Artifact) -> Artifact:
+    place = home() / "store" / made.stage / made.key[:20]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(place)
+    return Artifact(place, made.stage, made.key)
+
+
+def _triplets(rows: int, images: int) -> Iterator[pa.Table]:
+    random = np.random.default_rng(1)
+    for start in range(0, rows, GROUP):
+        count = min(GROUP, rows - start)
+        ids = [f"{place:032x}" for place in range(start, start + count)]
+        provenance = {"model": "m", "revision": "r" * 40, "prompt_digest": "p" * 64, "caption_prompt_digest": "c" * 64}
+        columns: dict[str, Any] = {
+            **dict.fromkeys(TRIPLETS.names, [None] * count),
+            "triplet_id": ids,
+            "pair_id": ids,
+            "view": ["tokens"] * count,
+            "reference_id": [_name(place) for place in random.integers(images, size=count)],
+            "target_id": [_name(place) for place in random.integers(images, size=count)],
+            "modification": _phrases(random, count, 8),
+            "reference_caption": _phrases(random, count, 10),
+            "target_caption": _phrases(random, count, 10),
+            "edit_type": random.choice(["colour", "size", "add", "remove"], count).tolist(),
+            "style": random.choice(["short", "sentence"], count).tolist(),
+            "rank": random.integers(51, 61, count).astype(np.int32),
+            "score": random.random(count, dtype=np.float32),
+            "recipe": ["mra_cir"] * count,
+            "provenance": [{**provenance, "request_ids": [f"{one}1", f"{one}2"]} for one in ids],
+        }
+        yield pa.table(columns, schema=TRIPLETS)
+
+
+def _phrases(random: np.random.Generator, count: int, length: int) -> list[str]:
+    words = np.array(" ".join(WORDS).split())
+    chosen: npt.NDArray[np.str_] = words[random.integers(len(words), size=(count, length))]
+    return [" ".join(some) for some in chosen]
+
+
+def _name(place: int) -> str:
+    return f"train/n{place % 1000:08d}/{place:08d}.JPEG"
