@@ -23,6 +23,7 @@ class Address:
         page: from 1.
         size: triplets of a page.
         shown: id of the triplet whose details are open, if any.
+        runs: the two that are compared, left and right; empty for the last two.
     """
 
     tab: str = "triplets"
@@ -30,6 +31,7 @@ class Address:
     page: int = 1
     size: int = 24
     shown: str | None = None
+    runs: tuple[str, str] = ("", "")
 
     def url(self) -> str:
         """The address; what is as usual is not in it."""
@@ -51,6 +53,8 @@ class Address:
         add("page", self.page, usual.page)
         add("size", self.size, usual.size)
         add("open", self.shown, None)
+        add("left", self.runs[0], "")
+        add("right", self.runs[1], "")
         return "/?" + urlencode(parts) if parts else "/"
 
     @staticmethod
@@ -79,6 +83,7 @@ class Address:
             page=max(1, _whole(first, "page", 1)),
             size=size if size in PAGE_SIZES else 24,
             shown=first.get("open"),
+            runs=(first.get("left", ""), first.get("right", "")),
         )
 
     def asking(self, **changes: Any) -> "Address":

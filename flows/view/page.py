@@ -129,7 +129,10 @@ class Page:
         Trial(self._world)
 
     async def _compare(self) -> None:
-        Versus(self._world)
+        chosen = self._address.runs
+        versus = Versus(self._world, chosen, lambda runs: self._moved(Address(tab="compare", runs=runs)))
+        if all(chosen):
+            await versus.show()
 
     async def _judge(self, question: Question) -> None:
         """Show a sample among the triplets."""

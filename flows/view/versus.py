@@ -24,17 +24,26 @@ _OUTCOMES = {
 class Versus:
     """A form for the two runs, and what they differ in."""
 
-    def __init__(self, world: World) -> None:
-        """Draw the form."""
-        self._world = world
+    def __init__(self, world: World, chosen: tuple[str, str], moved: Callable[[tuple[str, str]], None]) -> None:
+        """Draw the form.
+
+        Args:
+            world: where pictures come from.
+            chosen: the runs, left and right; "" for the last two.
+            moved: told of the runs that are compared.
+        """
+        self._world, self._moved = world, moved
         runs = recorded_runs()[::-1]
+        left, right = chosen
         tag("h2", "Two runs side by side")
         if not runs:
             empty("No run is recorded in this store.")
             return
         with tag("div", classes="toolbar"):
-            self._left = ui.select(runs, label="Left run", value=runs[min(1, len(runs) - 1)], with_input=True)
-            self._right = ui.select(runs, label="Right run", value=runs[0], with_input=True)
+            self._left = ui.select(runs, label="Left run", with_input=True)
+            self._right = ui.select(runs, label="Right run", with_input=True)
+            self._left.value = left if left in runs else runs[min(1, len(runs) - 1)]
+            self._right.value = right if right in runs else runs[0]
             for field in (self._left, self._right):
                 field.props("outlined dense").classes("run")
             ui.button("Compare", on_click=self.show).props("unelevated no-caps")
@@ -42,6 +51,7 @@ class Versus:
 
     async def show(self) -> None:
         """Compare the runs of the form."""
+        self._moved((self._left.value, self._right.value))
         self._box.clear()
         with self._box:
             busy("reading both runs")

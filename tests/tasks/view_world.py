@@ -66,14 +66,20 @@ def triplet(place: int, images: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def small_world(folder: Path, triplets: int = 30, images: int = 6) -> Artifact:
+def small_world(folder: Path, triplets: int = 30, images: int = 6, gone: int | None = None) -> Artifact:
     """Triplets that passed the filters, over pictures in `folder`; the first one's text is a script.
 
-    Three more were dropped. The artifact of `filter` stands on `generate`, and that on `rank` and `ingest`.
+    Three more were dropped. The artifact of `filter` stands on `generate`, and that on `rank` and `ingest`. The target
+    of the triplet `gone` was deleted after it was ingested.
     """
-    pictures = ingest.make(IngestConfig(source="folder", path=photos(folder, images))).artifact
+    photos(folder, images)
+    Image.new("RGB", (30, 30), "gold").save(folder / "gone.png")
+    pictures = ingest.make(IngestConfig(source="folder", path=folder)).artifact
     every = [triplet(place, images) for place in range(triplets + 3)]
     every[0]["modification"] = SCRIPT
+    if gone is not None:
+        every[gone]["target_id"] = "gone.png"
+        (folder / "gone.png").unlink()
     names = [f"{place:04d}.png" for place in range(images)]
     near = [
         {"reference_id": one, "rank": rank, "candidate_id": names[(at + rank) % images], "score": 1 - rank / 100}
