@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from data.config import Resources, StageConfig
 from flows.recipe import Recipe
+from tasks.curate import CurateConfig, curate
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
 from tasks.filter import FilterConfig, filter
@@ -47,6 +48,7 @@ class MvftJi(StageConfig):
     encode: EncodeConfig = EncodeConfig()
     generate: MvftJiGenerate = MvftJiGenerate()
     filter: FilterConfig = FilterConfig()
+    curate: CurateConfig = CurateConfig()
     train: MvftJiTrain = MvftJiTrain()
     query_texts: QueryWriter = QueryWriter()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -74,7 +76,8 @@ def mvft_ji(config: MvftJi, rerun: Sequence[str] = (), until: str | None = None)
         tokens = encode(config.encode, images, resources=resources)
         triplets = generate(config.generate, None, images, resources=resources)
         kept = filter(config.filter, triplets, images, tokens, resources=resources)
-        trained = train(config.train, kept, images, tokens, resources=resources)
+        curated = curate(config.curate, kept)
+        trained = train(config.train, curated, images, tokens, resources=resources)
         texts = query_texts(config.query_texts.config(config.generate, config.evaluate), resources=resources)
         scores = evaluate(config.evaluate, trained, tokens, texts, resources=resources)
         report(config.report, images, None, None, triplets, trained, scores, tokens=tokens, kept=kept, texts=texts)
@@ -85,5 +88,5 @@ RECIPE = Recipe(
     name="mvft_ji",
     config=MvftJi,
     flow=mvft_ji,
-    stages=(ingest, encode, generate, filter, train, query_texts, evaluate, report),
+    stages=(ingest, encode, generate, filter, curate, train, query_texts, evaluate, report),
 )

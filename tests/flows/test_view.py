@@ -17,7 +17,7 @@ from data.artifact import Artifact
 from tests.tasks.view_world import SCRIPT, small_world
 
 CHROMIUM = Path("/usr/bin/chromium")
-MILLISECONDS = 120_000  # a busy machine starts a page in half a minute
+MILLISECONDS = 90_000  # a busy machine starts a page in half a minute
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no browser at {CHROMIUM} (apt install chromium)"),
