@@ -44,13 +44,11 @@ def _images(count: int) -> Artifact:
         coarse.resize((640, 480), Image.Resampling.BICUBIC).save(folder / "images" / f"{place}.jpg")
     names = sorted(_name(place) for place in range(count))
     columns = {
+        **{field.name: [None] * count if field.nullable else names for field in IMAGES},
         "image_id": names,
         "uri": [f"images/{place % PHOTOS}.jpg" for place in range(count)],
         "width": [640] * count,
         "height": [480] * count,
-        "sha256": names,
-        "label": [None] * count,
-        "caption": [None] * count,
     }
     write_table(folder / "images.parquet", pa.table(columns, schema=IMAGES), IMAGES)
     counts = Counts(read=count, kept=count, written=count)

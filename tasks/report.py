@@ -13,7 +13,15 @@ from data.schemas import SCORES, TESTS
 from tasks.report_cards import Card, cards, rejections
 from tasks.report_filters import filtered
 from tasks.report_generation import generation
-from tasks.report_parts import METHODS, headlines, interval_chart, score_tables, stage_row, training_charts
+from tasks.report_parts import (
+    METHODS,
+    headlines,
+    interval_chart,
+    score_tables,
+    stage_row,
+    training_charts,
+    yield_chart,
+)
 from tasks.report_windows import window_section
 from tasks.stage import stage
 
@@ -33,7 +41,7 @@ class ReportConfig(StageConfig):
     )
 
 
-@stage(version=5)
+@stage(version=6)
 def report(
     out: Path,
     config: ReportConfig,
@@ -71,6 +79,7 @@ def report(
         score_tables=tables,
         tests=_tests(scores),
         stages=[stage_row(one) for one in stages],
+        yields=yield_chart(stages),
         generation=generation(triplets, config.gpu_hour_price),
         charts=_charts(trained),
         windows=section,

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from data.artifact import Artifact
 from data.schemas import PAIRS, RANKING
 from tasks.report_cards import sampled
-from tasks.report_plots import Band, Interval, Line, intervals, lines, scatter, thinned
+from tasks.report_plots import Band, Interval, Line, intervals, lines, scatter, shares, thinned
 
 METHODS = {
     "image_only": "image only",
@@ -57,6 +57,18 @@ def stage_row(artifact: Artifact) -> StageRow:
     """Counts, time and further figures of a stage, from its manifest."""
     figures = list(flattened(artifact.counts.detail))
     return StageRow(artifact.stage, artifact.counts, artifact.manifest["seconds"], artifact.key[:12], figures)
+
+
+def yield_chart(artifacts: Sequence[Artifact]) -> Markup | None:
+    """What share of its rows each stage kept; None if all kept all."""
+    counted = [(one.stage, one.counts) for one in artifacts if one.counts.read]
+    if not any(counts.dropped for _, counts in counted):
+        return None
+    rows = [
+        (stage, 100 * counts.kept / counts.read, f"{counts.kept:,} of {counts.read:,}") for stage, counts in counted
+    ]
+    told = "; ".join(f"{stage} kept {percent:.1f} %, {words}" for stage, percent, words in rows)
+    return shares("Rows that each stage kept", f"{told}.", "percent", rows)
 
 
 def flattened(value: object, name: str = "") -> Iterator[tuple[str, str]]:

@@ -132,8 +132,8 @@ def scatter(title: str, summary: str, x: str, y: str, points: Sequence[Point], n
     return _figure(title, summary, parts, legend)
 
 
-def intervals(title: str, summary: str, x: str, rows: Sequence[Interval]) -> Markup:
-    """One row per value: a dot and a line over its interval, from 0."""
+def intervals(title: str, summary: str, x: str, rows: Sequence[Interval], digits: int = 1) -> Markup:
+    """One row per value: a dot and a line over its interval, from 0; values are written with so many digits."""
     step = 34
     height = TOP + BOTTOM + step * len(rows)
     frame = Frame([0.0, *(row.high for row in rows)], [0.0, 1.0], left=112, height=height)
@@ -144,7 +144,28 @@ def intervals(title: str, summary: str, x: str, rows: Sequence[Interval]) -> Mar
         parts.append(ends.format(row.colour % COLOURS, frame.x(row.low), at, frame.x(row.high)))
         parts.append(_dot(frame.x(row.value), at, row.colour, 5))
         parts.append(_text(frame.left - 10, at + 4, row.name, "end", "label"))
-        parts.append(_text(frame.x(row.value), at - 9, f"{row.value:.1f}", "middle"))
+        parts.append(_text(frame.x(row.value), at - 9, f"{row.value:.{digits}f}", "middle"))
+    return _figure(title, summary, parts, [], height)
+
+
+def shares(title: str, summary: str, x: str, rows: Sequence[tuple[str, float, str]]) -> Markup:
+    """One bar per row, from 0 to its share in percent, over a faint one to 100; behind it what it stands for.
+
+    Args:
+        title, summary, x: as of `lines`.
+        rows: name, percent, words.
+    """
+    step = 30
+    height = TOP + BOTTOM + step * len(rows)
+    frame = Frame([0.0, 100.0], [0.0, 1.0], left=112, height=height)
+    parts = frame.x_axis(x)
+    for place, (name, percent, words) in enumerate(rows):
+        top = TOP + step * place + 7
+        for kind, value in (("rest", 100.0), ("c0", percent)):
+            drawn = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="14"/>')
+            parts.append(drawn.format(kind, frame.left, top, round(frame.x(value) - frame.left, 1)))
+        parts.append(_text(frame.left - 10, top + 12, name, "end", "label"))
+        parts.append(_text(frame.left + 6, top + 11, words, "start", "tick inside"))
     return _figure(title, summary, parts, [], height)
 
 

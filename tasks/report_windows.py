@@ -10,7 +10,7 @@ from pydantic import JsonValue, TypeAdapter
 from data.artifact import Artifact
 from tasks.report_cards import Thumbnail, thumbnails
 from tasks.report_parts import similarity_chart
-from tasks.report_plots import bars
+from tasks.report_plots import Interval, bars, intervals
 from tasks.windows import SHOWN, WINDOWS
 
 _TIMES = TypeAdapter(list[tuple[int, int]])
@@ -62,20 +62,21 @@ def window_section(
         side: longest side of a picture in pixels.
         seed: of the draw of these pairs.
     """
-    charts = []
+    charts: list[Markup | None] = []
     if pairs is not None:
-        similarity = similarity_chart(pairs, ranking, count, seed)
-        charts = [chart for chart in (similarity, drawn_chart(pairs.counts.detail)) if chart is not None]
+        charts = [similarity_chart(pairs, ranking, count, seed), drawn_chart(pairs.counts.detail)]
     sentences = [] if ranking is None else [certainty(ranking.counts.detail)]
     rows: list[Mapping[str, Any]] = []
     strips: list[Strip] = []
     threshold = None
     if windows is not None:
         rows = windows.read(WINDOWS, "windows.parquet").to_pylist()
+        charts.append(sweep_chart(rows))
         threshold = float(windows.manifest["config"]["near_duplicate"])
         strips = _strips(windows.read(SHOWN, "shown.parquet").to_pylist(), images, side)
-    found = WindowSection([sentence for sentence in sentences if sentence], charts, rows, threshold, strips)
-    return found if found.sentences or charts or rows or strips else None
+    drawn = [chart for chart in charts if chart is not None]
+    found = WindowSection([sentence for sentence in sentences if sentence], drawn, rows, threshold, strips)
+    return found if found.sentences or drawn or rows or strips else None
 
 
 def certainty(detail: Mapping[str, JsonValue]) -> str:
@@ -93,6 +94,19 @@ def certainty(detail: Mapping[str, JsonValue]) -> str:
         f"Ranked {ranked}: of {audited:,} audited references {found:.1%} have exactly the ranking of all images, so"
         f" at least {least:.2%} of all references do ({confidence:.0%} confidence; {asked:.2%} was asked for)."
     )
+
+
+def sweep_chart(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """How similar the candidates of each window are to their references: mean, and the middle 90 %."""
+    known = [
+        Interval(row["window"], row["score_mean"], row["score_5"], row["score_95"])
+        for row in rows
+        if row["score_mean"] is not None
+    ]
+    if not known:
+        return None
+    told = "; ".join(f"{row.name} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in known)
+    return intervals("Similarity by window", f"{told}.", "similarity: mean, 5 % to 95 %", known, digits=3)
 
 
 def drawn_chart(detail: Mapping[str, JsonValue]) -> Markup | None:

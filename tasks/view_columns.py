@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -114,14 +113,3 @@ def find_column(name: str, known: dict[str, Column]) -> Column:
     if name not in known:
         raise LookupError(f"triplets have no column {name!r};{did_you_mean(name, list(known))}")
     return known[name]
-
-
-def parquet(path: Path, more: str = "") -> str:
-    """A Parquet file as SQL reads it, whatever its path is made of; `more` are further arguments."""
-    plain = re.sub(r"([*?\[])", r"[\1]", str(path))
-    return f"read_parquet({quoted(plain)}{more})"
-
-
-def quoted(text: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from data.artifact import Artifact, read_table
 from data.benchmarks import Benchmark, Query, load_benchmark
 from data.metrics import paired_test
@@ -16,7 +14,7 @@ from data.schemas import SCORES
 from tasks.lineage import open_sealed
 from tasks.runs import load_run
 from tasks.store import home
-from tasks.view_columns import parquet
+from tasks.view_sql import connect, parquet, rows_of
 
 Row = dict[str, Any]
 TOP = 5
@@ -131,7 +129,7 @@ class Texts:
             if artifact is None:
                 raise LookupError(f"run {side.name} has no triplets")
             self._files.append(artifact.file("triplets.parquet"))
-        self._connection = duckdb.connect(config={"memory_limit": "512MB", "threads": 2})
+        self._connection = connect()
         self._both = " INTERSECT ".join(f"SELECT reference_id FROM {parquet(file)}" for file in self._files)
         self.shared = int(self._ask(f"SELECT count(*) AS n FROM ({self._both})")[0]["n"])
 
@@ -151,10 +149,7 @@ class Texts:
         return [(one, sides[0][one], sides[1][one]) for one in ids]
 
     def _ask(self, sql: str, values: Sequence[str] = ()) -> list[Row]:
-        with self._connection.cursor() as cursor:
-            found = cursor.execute(sql, list(values))
-            names = [column[0] for column in found.description or []]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return rows_of(self._connection, sql, values)
 
 
 def duels(left: Side, right: Side) -> list[tuple[str, str]]:
@@ -199,7 +194,7 @@ Answers = dict[str, dict[int | None, list[str]]]
 
 def _answers(path: Path, benchmark: str, method: str, depth: int) -> Answers:
     found: Answers = defaultdict(lambda: defaultdict(list))
-    with duckdb.connect(config={"memory_limit": "512MB", "threads": 2}) as connection:
+    with connect() as connection:
         rows = connection.execute(
             f"SELECT query_id, seed, image_id FROM {parquet(path)} WHERE benchmark = ? AND method = ? AND rank <= ?"
             " ORDER BY query_id, seed, rank",

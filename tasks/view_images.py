@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -15,7 +14,7 @@ from data.artifact import Artifact, same_schema
 from data.images import BadImage
 from data.schemas import IMAGES
 from tasks.ingest import open_image
-from tasks.view_columns import parquet
+from tasks.view_sql import connect, parquet, rows_of
 
 SIDES = (96, 192, 512)
 """Longest sides that are made; a page asks for one of these."""
@@ -74,7 +73,7 @@ class Pictures(Thumbnails):
         path = images.file("images.parquet")
         same_schema(pq.read_schema(path), IMAGES, str(path))
         self._table = parquet(path)
-        self._connection = duckdb.connect(config={"memory_limit": "128MB", "threads": 1})
+        self._connection = connect("128MB", 1)
 
     def row(self, image_id: str) -> dict[str, Any] | None:
         """What the table says of an image."""
@@ -97,10 +96,7 @@ class Pictures(Thumbnails):
         return open_image(self.images, str(row["uri"]))
 
     def _ask(self, rest: str, values: list[Any]) -> list[dict[str, Any]]:
-        with self._connection.cursor() as cursor:
-            found = cursor.execute(f"SELECT * FROM {self._table} {rest}", values)
-            names = [column[0] for column in found.description or []]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return rows_of(self._connection, f"SELECT * FROM {self._table} {rest}", values)
 
 
 def packed(load: Callable[[], Image.Image], side: int) -> Shown:

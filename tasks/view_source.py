@@ -11,8 +11,8 @@ from data.artifact import Artifact
 from data.schemas import RANKING, REJECTED
 from tasks.curation import Curation, Opinion, curation_folder, judged_digest
 from tasks.lineage import find_with, lineage
-from tasks.view_columns import parquet
 from tasks.view_images import Pictures
+from tasks.view_sql import parquet
 from tasks.view_table import NOBODY, SAID, Judged, Row, TripletTable
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,12 +18,12 @@ import pyarrow.parquet as pq
 
 from data.artifact import same_schema
 from data.schemas import REJECTED, TRIPLETS, VERDICTS
-from tasks.view_columns import COLUMNS, FILTERED, Column, Condition, as_sql, find_column, parquet, quoted, searched
+from tasks.view_columns import COLUMNS, FILTERED, Column, Condition, as_sql, find_column, searched
+from tasks.view_sql import connect, parquet, quoted, rows_of
 
 Numbers = npt.NDArray[np.int32]
 Row = dict[str, Any]
 
-MEMORY = "512MB"
 _KEPT = 8  # answers that are remembered; 4 MB each of a million rows
 
 
@@ -101,7 +100,7 @@ class TripletTable:
         self.path = path
         self.rows = int(pq.read_metadata(path).num_rows)
         self._judged = judged
-        self._connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": 2})
+        self._connection = connect()
         self._source = parquet(path, ", file_row_number = true")
         self._verdicts = None if verdicts is None else parquet(verdicts)
         self._rejected = None if rejected is None else parquet(rejected)
@@ -114,12 +113,7 @@ class TripletTable:
 
     def ask(self, sql: str, values: Sequence[Any] = (), **tables: pa.Table) -> list[Row]:
         """The rows of an SQL query; `{t}` in it stands for the triplets, and `tables` are there by their names."""
-        with self._connection.cursor() as cursor:
-            for name, table in tables.items():
-                cursor.register(name, table)
-            found = cursor.execute(sql.replace("{t}", self._source), list(values))
-            names = [column[0] for column in found.description or []]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return rows_of(self._connection, sql.replace("{t}", self._source), values, **tables)
 
     def select(self, question: Question) -> Numbers:
         """(n,) numbers of the rows that a question selects, in its order.

@@ -54,6 +54,7 @@ class Gallery:
         self._cards: list[Card] = []
         self._at = 0
         self._asked = 0
+        self._said_here = False  # whether a verdict was given since the page was drawn
         with tag("section", classes="gallery", aria_label="triplets"):
             self.toolbar = Toolbar(world, table, lambda: self.address, self.ask)
             self._count = tag("p", "", "count", role="status", aria_live="polite")
@@ -99,6 +100,7 @@ class Gallery:
         return numbers, rows, self.table.why([row["triplet_id"] for row in rows])
 
     def _draw(self, rows: list[Row], why: dict[str, Row]) -> None:
+        self._said_here = False
         total = 0 if self._numbers is None else len(self._numbers)
         pages = max(1, -(-total // self.address.size))
         start = (self.address.page - 1) * self.address.size
@@ -132,6 +134,10 @@ class Gallery:
 
     async def turn(self, pages: int) -> None:
         """Go some pages on, or back."""
+        if pages > 0 and self._said_here and self.address.question.verdict == "unjudged":
+            # Those judged are gone from the question: what comes next has moved up to this page
+            await self.ask(replace(self.address, shown=None))
+            return
         total = 0 if self._numbers is None else len(self._numbers)
         last = max(1, -(-total // self.address.size))
         page = min(last, max(1, self.address.page + pages))
@@ -150,10 +156,10 @@ class Gallery:
         """Go to the next card, or the one before; over the end of the page to the next page."""
         place = self._at + by
         if not 0 <= place < len(self._cards):
-            before = self.address.page
+            cards = self._cards
             was_open = self.detail.opened
             await self.turn(1 if by > 0 else -1)
-            if self.address.page == before or not self._cards:
+            if not self._cards or self._cards is cards:
                 return
             place = 0 if by > 0 else len(self._cards) - 1
             if was_open:
@@ -209,6 +215,7 @@ class Gallery:
         except (OSError, ValueError) as error:
             wrong(told(error))
             return
+        self._said_here = True
         for card in self._cards:
             if card.row["triplet_id"] == row["triplet_id"]:
                 write_body(card, opinion)

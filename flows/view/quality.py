@@ -16,6 +16,7 @@ class QualityTab:
     def __init__(self, world: World, judge: Callable[[Question], Awaitable[None]]) -> None:
         """Draw the form; `judge` shows the triplets of a question."""
         self._world, self._judge = world, judge
+        self._asked = 0
         tag("h2", "How many of the triplets are good?")
         tag(
             "p",
@@ -36,8 +37,10 @@ class QualityTab:
 
     async def show(self) -> None:
         """Count anew."""
+        self._asked += 1
+        asked = self._asked
         found = await run.io_bound(quality, self._world.source, self._question())
-        if found is None:
+        if found is None or asked != self._asked:  # other numbers were given meanwhile
             return
         self._box.clear()
         with self._box:

@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import os
 import socket
+import sys
+import threading
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,10 @@ def serve(
     listening = listen(host, port)
     place = f"[{host}]" if ":" in host else host
     address = f"http://{place}:{listening.getsockname()[1]}/"
-    server = uvicorn.Server(uvicorn.Config(build(world, host), log_level="warning", ws="websockets-sansio"))
+    settings = uvicorn.Config(
+        build(world, host), log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(settings)
     if not is_loopback(host):
         print(f"note: {host} is not loopback: whoever reaches this machine there can look and judge", flush=True)
     print(f"showing {world.name} at {address} (Ctrl-C stops it)", flush=True)
@@ -54,6 +59,10 @@ def serve(
         nicegui_app.on_startup(lambda: _browse(address))
     with listening, contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
+    if threading.active_count() > 1:
+        # A gallery may be being encoded, which goes on from its last part another time: nobody waits for that now.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def build(world: World, host: str) -> Any:

@@ -212,7 +212,7 @@ def test_a_composed_search_and_why(seen: Seen, address: str, photos: Path, tmp_p
     page.get_by_label("Checkpoint").fill("tiny_blip2")
     page.get_by_label("Gallery: a folder").fill(str(photos))
     page.get_by_role("button", name="Open").click()
-    page.get_by_text("6 images are open").wait_for()
+    page.get_by_text("6 images are open").wait_for(timeout=5 * MILLISECONDS)  # torch has to be imported
     page.set_input_files("input[type=file]", tmp_path / "no.png")
     page.get_by_text("no.png cannot be used: not_an_image").wait_for()
     page.get_by_role("button", name="take 0001.png").click()

@@ -135,9 +135,9 @@ def test_the_page_can_be_read_without_seeing_it(tmp_path: Path, run: dict[str, A
     assert all(head["scope"] in ("col", "row") for head in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
     charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-    assert len(charts) == 5
+    assert len(charts) == 6
     assert all(chart["aria-label"] for chart in charts)
-    assert charts[2]["aria-label"].startswith("Training loss. seed 0 ends at ")
+    assert charts[3]["aria-label"].startswith("Training loss. seed 0 ends at ")
     levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -284,3 +284,12 @@ def test_differences_are_told_where_they_were_tested(tmp_path: Path, run: dict[s
     assert "Differences, query by query" in page.text
     assert "tiny_single recall@1 composed image only +27.4 < 0.001" in page.text
     assert "Differences, query by query" not in Page(make(tmp_path, run)[0]).text
+
+
+def test_yields_are_drawn_and_said(tmp_path: Path, run: dict[str, Artifact]) -> None:
+    page = Page(make(tmp_path, run)[0])
+    labels = [svg.get("aria-label", "") for svg in page.all("svg")]
+    told = next(label for label in labels if label.startswith("Rows that each stage kept"))
+    assert "ingest kept 46.2 %, 6 of 13; " in told  # 7 of 13 files are broken
+    assert "generate kept 75.0 %, 3 of 4; " in told
+    assert "Rows that each stage kept" in page.text

@@ -38,6 +38,10 @@ def test_windows_stand_side_by_side_with_pictures(tmp_path: Path, run: dict[str,
     # 6 references with one candidate each, again and again: one target, drawn by all six.
     assert "ranks 51 to 60 6 0." in shown
     assert "1 83.3 % 6 ranks 101 to 110 0 no reference has a candidate in it" in shown
+    labels = [svg.get("aria-label", "") for svg in page.all("svg")]
+    sweep = next(label for label in labels if label.startswith("Similarity by window"))
+    assert "ranks 1 to 10 0." in sweep
+    assert "ranks 101 to 110" not in sweep
     alts = [image["alt"] for image in page.all("img")]
     for rank in (1, 10, 55, 100):
         assert sum(alt.startswith(f"rank {rank} image photo-0: similarity 0.") for alt in alts) == 2  # two references
