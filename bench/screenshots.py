@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 from PIL import Image
 
 from bench.view import served
-from tasks.lineage import find_with
 
 CHROMIUM = "/usr/bin/chromium"
 OUT = Path(__file__).parents[1] / "docs" / "images"
@@ -27,8 +26,7 @@ def take(run: str, other: str, gallery: Path | None, only: Sequence[str]) -> Non
     """Open every tab and keep what it looks like."""
     from playwright.sync_api import sync_playwright
 
-    artifact = find_with(run, "triplets.parquet")
-    with served(artifact.path) as (address, _), sync_playwright() as playwright:
+    with served(run, "--author", "ann") as (address, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
         page.set_default_timeout(600_000)
@@ -90,15 +88,18 @@ def _try(page: Any, address: str, given: dict[str, Any]) -> None:
     page.keyboard.press("Enter")
     page.locator(".hit").first.click()
     page.locator(".overlays img").nth(1).wait_for()
-    if given["gallery"] is not None:  # where the images lie is of no interest
-        page.get_by_label("Gallery: a folder").evaluate("field => { field.value = 'photos' }")
+    page.locator("main").evaluate("main => main.scrollIntoView()")
 
 
 def _compare(page: Any, address: str, given: dict[str, Any]) -> None:
-    page.set_viewport_size({"width": SIZE[0], "height": 1500})
+    page.set_viewport_size({"width": SIZE[0], "height": 1100})
     page.goto(address + "?" + urlencode({"tab": "compare", "left": given["other"], "right": given["run"]}))
     page.get_by_text("Texts about the same references").wait_for()
     page.locator(".versus").first.wait_for()
+    page.get_by_label("Right in").click()
+    page.get_by_role("option", name="neither").click()
+    page.locator(".query").first.wait_for()
+    page.get_by_role("heading", name="Queries").evaluate("heading => heading.scrollIntoView()")
 
 
 _TABS = {
@@ -116,7 +117,7 @@ def _keep(data: bytes, path: Path) -> None:
     """Write a picture with few colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = io.BytesIO()
-    small = Image.open(io.BytesIO(data)).convert("RGB").quantize(96, dither=Image.Dither.NONE)
+    small = Image.open(io.BytesIO(data)).convert("RGB").quantize(224, dither=Image.Dither.NONE)
     small.save(written, "PNG", optimize=True)
     if written.tell() > MOST:
         raise ValueError(f"{path} would have {written.tell():,} bytes; at most {MOST:,} are kept")

@@ -37,7 +37,7 @@ def browse(rows: int, images: int, rounds: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CIRQUE_HOME"] = folder
-        with served(made_up(rows, images).path) as (address, process):
+        with served(str(made_up(rows, images).path)) as (address, process):
             first = _best(lambda turn: _page(f"{address}?seed={turn + 1}"), rounds)
             asked = "?q=red+circle&where=rank%7Cat+least%7C5{}&sort=score&down=1"
             narrowed = _best(lambda turn: _page(address + asked.format(turn + 2)), rounds)
@@ -46,9 +46,9 @@ def browse(rows: int, images: int, rounds: int) -> dict[str, float]:
 
 
 @contextmanager
-def served(artifact: Path) -> Iterator[tuple[str, int]]:
+def served(source: str, *words: str) -> Iterator[tuple[str, int]]:
     """The address of the command and its process id."""
-    command = [sys.executable, "-m", "flows", "view", str(artifact), "--port", "0", "--no-open"]
+    command = [sys.executable, "-m", "flows", "view", source, "--port", "0", "--no-open", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+/", process.stdout.readline())

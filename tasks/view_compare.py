@@ -12,6 +12,7 @@ from data.benchmarks import Benchmark, Query, load_benchmark
 from data.metrics import paired_test
 from data.schemas import SCORES
 from tasks.lineage import open_sealed
+from tasks.report_parts import TRAINED
 from tasks.runs import load_run
 from tasks.store import home
 from tasks.view_sql import connect, parquet, rows_of
@@ -94,13 +95,13 @@ def stage_rows(left: Side, right: Side) -> list[tuple[str, ...]]:
 
 
 def metric_rows(left: Side, right: Side) -> list[tuple[str, ...]]:
-    """Benchmark, metric, method, both values with their intervals, and the difference in points."""
+    """Benchmark, metric, method, both values with their intervals, and the difference in points; the trained first."""
     cells = [
         {(row["benchmark"], row["split"], row["metric"], row["method"], row["protocol"]): row for row in side.scores}
         for side in (left, right)
     ]
     found: list[tuple[str, ...]] = []
-    for key in dict.fromkeys([*cells[0], *cells[1]]):
+    for key in sorted(dict.fromkeys([*cells[0], *cells[1]]), key=lambda key: (key[0], key[3] not in TRAINED)):
         benchmark, split, metric, method, _ = key
         if "/" in metric:
             continue

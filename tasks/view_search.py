@@ -14,6 +14,7 @@ from PIL import Image
 from data.artifact import Artifact
 from data.config import Resources
 from data.images import BadImage, load_rgb
+from models.checkpoints import resolve
 from models.encoders import Encoder
 from tasks.ingest import open_image
 from tasks.search import (
@@ -99,6 +100,7 @@ class Retriever:
         self.checkpoint = checkpoint
         resources = Resources()
         name = checkpoint_of(checkpoint)
+        resolve(name)  # a name that leads nowhere is told before torch is imported and images are read
         if folder is not None:
             self.gallery: Gallery = open_gallery(folder, name, resources)
         else:

@@ -43,7 +43,7 @@ def serve(
     """
     opened = open_source(source)
     checkpoint = checkpoint or usual_checkpoint(source, opened)
-    name = source or f"{opened.artifact.stage} {opened.artifact.key[:12]}"
+    name = f"run {source}" if source in recorded_runs() else "triplets"
     world = World(opened, name, author or _user(), {IMAGES: opened.pictures}, checkpoint, str(gallery or "") or None)
     listening = listen(host, port)
     place = f"[{host}]" if ":" in host else host
