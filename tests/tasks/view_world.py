@@ -17,7 +17,14 @@ COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 Tables = Mapping[str, tuple[pa.Schema, Sequence[Mapping[str, Any]]]]
 
 
-def put(stage: str, counts: Counts, tables: Tables, **inputs: Artifact) -> Artifact:
+def put(
+    stage: str,
+    counts: Counts,
+    tables: Tables,
+    config: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    **inputs: Artifact,
+) -> Artifact:
     """Seal tables as an artifact of a stage, at its place in the store."""
     folder = home() / "made" / stage
     for name, (schema, rows) in tables.items():
@@ -26,7 +33,7 @@ def put(stage: str, counts: Counts, tables: Tables, **inputs: Artifact) -> Artif
     if stage == "filter":
         yields = {"filter": "too_long", "threshold": 5.0, "keeps": "at_most", "read": 0, "kept": 0, "dropped": 0}
         write_json(folder / "yields.json", [{**yields, "unjudged": {}}])
-    made = seal(folder, counts, stage=stage, inputs=inputs, config={"checkpoint": "tiny_blip2"})
+    made = seal(folder, counts, stage=stage, inputs=inputs, config=config or {"checkpoint": "tiny_blip2"}, facts=facts)
     place = home() / "store" / stage / made.key[:20]
     place.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(place)
