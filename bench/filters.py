@@ -50,13 +50,14 @@ LARGEST_SHARE = 0.3  # that one filter alone may drop
 class World:
     """The artifacts of one pool up to its triplets, and which of these are right."""
 
-    def __init__(self, seed: int, images: int, resources: Resources) -> None:
+    def __init__(self, seed: int, images: int, pairs: int | None, resources: Resources) -> None:
         self.resources = resources
         self.images = ingest.make(IngestConfig(images=images, seed=seed), resources=resources).artifact
         self.tokens = encode.make(EncodeConfig(), self.images, resources=resources).artifact
-        ranking = rank.make(RankConfig(), self.tokens, resources=resources).artifact
-        pairs = sample.make(SampleConfig(), ranking).artifact
-        self.triplets = generate.make(MraCirGenerate(), pairs, self.images, resources=resources).artifact
+        sampled = SampleConfig(limit=pairs)
+        ranking = rank.make(RankConfig().limited(pairs, sampled.seed), self.tokens, resources=resources).artifact
+        drawn = sample.make(sampled, ranking).artifact
+        self.triplets = generate.make(MraCirGenerate(), drawn, self.images, resources=resources).artifact
         rows = self.triplets.read(TRIPLETS, "triplets.parquet").to_pylist()
         self.right = {row["triplet_id"]: _is_right(row, seed) for row in rows}
 
@@ -139,8 +140,8 @@ def recall(world: World, triplets: Artifact, epochs: int, seeds: Sequence[int]) 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     resources = Resources(workers=1)
     started = time.perf_counter()
-    chosen = choose(World(args.tune_seed, args.images, resources), args.least_yield)
-    world = World(args.seed, args.images, resources)
+    chosen = choose(World(args.tune_seed, args.images, args.pairs, resources), args.least_yield)
+    world = World(args.seed, args.images, args.pairs, resources)
     kept = world.filtered({name: {"on": True, "threshold": threshold} for name, threshold in chosen.items()})
     before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
     result: dict[str, Any] = {
@@ -163,6 +164,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.filters", description=__doc__)
     parser.add_argument("--images", type=int, default=1600, help="in each pool")
+    parser.add_argument("--pairs", type=int, help="of each pool that texts are written for; all if left out")
     parser.add_argument("--tune-seed", type=int, default=101, help="of the pool that thresholds are chosen on")
     parser.add_argument("--seed", type=int, default=102, help="of the pool that is reported")
     parser.add_argument("--least-yield", type=float, default=0.75, help="that the chosen thresholds keep, of the first")
