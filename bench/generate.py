@@ -18,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +79,15 @@ class Lent:
 
 
 def inputs(folder: Path, rows: int, seed: int) -> tuple[Artifact, Artifact]:
-    """Pairs and images: each of `rows` scenes with the next."""
-    (folder / "images" / "images").mkdir(parents=True)
-    (folder / "pairs").mkdir()
+    """Pairs and images: each of `rows` scenes with the next. The images lie in a folder of their own, as users' do."""
+    for name in ("photos", "images", "pairs"):
+        (folder / name).mkdir(parents=True)
     images = []
     for place in range(rows):
-        content, name = png(pool_scene(place, seed)), f"images/{place:06d}.png"
-        (folder / "images" / name).write_bytes(content)
+        content, file = png(pool_scene(place, seed)), folder.absolute() / "photos" / f"{place:06d}.png"
+        file.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        images.append({"image_id": f"{place:06d}", "uri": name, "width": 96, "height": 96, "sha256": digest})
+        images.append({"image_id": f"{place:06d}", "uri": str(file), "width": 96, "height": 96, "sha256": digest})
     ids = [str(image["image_id"]) for image in images]
     pairs = [
         {"pair_id": pair_id(a, b, "tokens"), "reference_id": a, "target_id": b, "rank": 1, "score": 0.5, "view": "x"}
@@ -197,7 +199,9 @@ def memory(rows: int, engine: str, chunk: int) -> float:
     """Peak resident memory in GiB of this process after the stage has run over `rows`."""
     generator: TextGenerator = _real() if engine == "vllm" else Instant()
     with tempfile.TemporaryDirectory() as folder:
-        pairs, images = inputs(Path(folder), rows, seed=0)
+        # In a process of their own: drawing and listing so many images takes memory too, and is not the stage's.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as maker:
+            pairs, images = maker.submit(inputs, Path(folder), rows, 0).result()
         run_stage(Path(folder), generator, pairs, images, chunk)
     generator.close()
     return resident_mib(peak=True) / 1024

@@ -15,12 +15,12 @@ from tasks.ingest import open_image
 from tasks.requests import Picture
 
 # Pictures kept after they were looked up: a chunk asks for each of its images several times.
-_KEPT = 4096
+_KEPT = 1024
 _COLUMNS = ("image_id", "uri", "width", "height")
 
 
 class Pool(Mapping[str, Picture]):
-    """Pictures by image id, made as they are looked up: memory holds the Arrow table and the latest few thousand."""
+    """Pictures by image id, made as they are looked up: memory holds the Arrow table and the latest thousand."""
 
     def __init__(self, images: Artifact, engine: Engine) -> None:
         """Read the table.
