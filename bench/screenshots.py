@@ -88,7 +88,7 @@ def _try(page: Any, address: str, given: dict[str, Any]) -> None:
     page.keyboard.press("Enter")
     page.locator(".hit").first.click()
     page.locator(".overlays img").nth(1).wait_for()
-    page.locator("main").evaluate("main => main.scrollIntoView()")
+    page.locator(".trial").evaluate("form => form.scrollIntoView()")
 
 
 def _compare(page: Any, address: str, given: dict[str, Any]) -> None:

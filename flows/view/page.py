@@ -53,7 +53,7 @@ class Page:
                 button.on("click", lambda name=name: self._open(name))
                 self._tabs[name] = button
         self._panels = {}
-        with tag("main", id="main"):
+        with tag("div", classes="main", id="content"):
             for name in TABS:
                 self._panels[name] = tag(
                     "div", classes="panel", role="tabpanel", id=f"panel-{name}", aria_labelledby=f"tab-{name}"
@@ -66,7 +66,7 @@ class Page:
     def _head(self) -> None:
         source = self._world.source
         with tag("header", classes="top"):
-            tag("a", "Skip to the triplets", "skip", href="#main")
+            tag("a", "Skip to the triplets", "skip", href="#content")
             with tag("div", classes="title"):
                 tag("h1", "Cirque")
                 tag("span", self._world.name, "name", dir="auto")
