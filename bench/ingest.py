@@ -3,11 +3,15 @@
 Writes shards of tiny JPEG files with their texts, JSON and tables, a tenth of the rows failed downloads, one in a
 hundred a repeated picture, and runs the stage on them: index, decoding, digests, duplicates, tables, manifest. Every
 size has a process of its own, so that one does not live in memory that another left.
+
+With ``--undecoded`` the rows come from a list that is made up as it is read, and no file is written, read or decoded:
+what remains is all that could grow with the number of rows, at sizes for which decoding takes too long.
 """
 
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import struct
 import subprocess
@@ -24,9 +28,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from bench.measure import load, measured
+import tasks.verify
+from bench.measure import load, measured, resident_mib
 from data.config import Resources
+from data.images import Checked
+from data.places import Span
+from data.sources import Item
 from tasks.ingest import IngestConfig, ingest
+from tasks.merge import Merged, merge
 
 SIDE = 16
 
@@ -82,10 +91,15 @@ def measure(rows: int, per_shard: int, workers: int, folder: Path) -> dict[str, 
     """Write and ingest so many rows below `folder`; times and memory of the stage."""
     shards = folder / "shards"
     shards.mkdir()
-    write_shards(shards, rows, per_shard)
+    # In a process of its own: memory that writing left behind would hide what ingesting takes.
+    writer = multiprocessing.get_context("spawn").Process(target=write_shards, args=(shards, rows, per_shard))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 0
     os.environ["CIRQUE_HOME"] = str(folder / "home")
     made = []
     config, resources = IngestConfig(source="webdataset", path=shards), Resources(workers=workers)
+    before = resident_mib(peak=False)
     found = measured(lambda: made.append(ingest.make(config, resources=resources).artifact))
     counts = made[0].counts
     assert counts.read == rows
@@ -97,9 +111,49 @@ def measure(rows: int, per_shard: int, workers: int, folder: Path) -> dict[str, 
         "shards": counts.detail["shards"],
         "kept": counts.kept,
         "peak_mib": round(found["peak_mib"], 1),
+        "resident_before_mib": round(before, 1),
         "rows_per_core_second": round(rows / found["core_seconds"]),
         "wall_seconds": round(found["wall_seconds"], 1),
         "manifest_bytes": (made[0].path / "manifest.json").stat().st_size,
+        "load": load(),
+    }
+
+
+class Rows:
+    """A source of so many images at made-up places, one in a hundred with the digest of the one before."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def listing(self) -> str:
+        return str(self._rows)
+
+    def items(self) -> Iterator[Item]:
+        for row in range(self._rows):
+            digest = sha256(f"{row - 1 if row % 100 == 50 else row}".encode()).hexdigest()
+            url, place = f"http://host/{row}.jpg", Span(Path("/shards/00000.tar"), row * 1024, 512)
+            yield Item(f"{row // 10_000:05d}/{row:09d}", place, None, None, f"caption {row}", url=url, sha256=digest)
+
+
+def measure_undecoded(rows: int, workers: int, folder: Path) -> dict[str, Any]:
+    """Verify and merge so many rows below `folder`, with a decoder that says yes to all."""
+    tasks.verify.check = lambda content: Checked(SIDE, SIDE, "0" * 64, ".jpg")
+    made: list[Merged] = []
+
+    def work() -> None:
+        parts = tasks.verify.verify_parts(Rows(rows), folder, folder / "parts", {"items": rows}, workers)
+        made.append(merge(parts, folder, None))
+
+    before = resident_mib(peak=False)
+    found = measured(work)
+    assert made[0].kept == rows - len(range(50, rows, 100))
+    return {
+        "rows": rows,
+        "kept": made[0].kept,
+        "peak_mib": round(found["peak_mib"], 1),
+        "resident_before_mib": round(before, 1),
+        "rows_per_core_second": round(rows / found["core_seconds"]),
+        "wall_seconds": round(found["wall_seconds"], 1),
         "load": load(),
     }
 
@@ -110,10 +164,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--per-shard", type=int, default=10_000, help="rows of a tar; img2dataset's default")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode")
     parser.add_argument("--folder", type=Path, help="where a size is measured in this very process; else temporary")
+    parser.add_argument("--undecoded", action="store_true", help="only what grows with the rows, without any image")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args(argv)
     if options.folder is not None:
-        print(json.dumps(measure(options.rows[0], options.per_shard, options.workers, options.folder)))
+        if options.undecoded:
+            print(json.dumps(measure_undecoded(options.rows[0], options.workers, options.folder)))
+        else:
+            print(json.dumps(measure(options.rows[0], options.per_shard, options.workers, options.folder)))
         return
     sizes = []
     for rows in options.rows:
@@ -121,6 +179,7 @@ def main(argv: Sequence[str]) -> None:
             started = time.perf_counter()
             command = [sys.executable, "-m", "bench.ingest", "--rows", str(rows), "--folder", folder]
             command += ["--per-shard", str(options.per_shard), "--workers", str(options.workers)]
+            command += ["--undecoded"] * options.undecoded
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             sizes.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{rows:>9,} rows: {sizes[-1]} ({time.perf_counter() - started:.0f} s with writing)")

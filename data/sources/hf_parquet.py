@@ -1,7 +1,8 @@
 """A Hugging Face data set with pictures in it: Parquet files as the hub has them, or a folder of `save_to_disk`.
 
 Ids are the numbers of the rows of the split, so that both forms give the same. Pictures are taken as they were stored,
-undecoded, and copied: Parquet gives no way to one of them.
+undecoded, and copied: Parquet gives no way to one of them. Files are read by pyarrow: `datasets` itself would first
+copy all of Parquet into a cache of its own.
 """
 
 import hashlib
