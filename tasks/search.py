@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from data import places
 from data.artifact import Artifact
 from data.config import Resources
 from data.images import BadImage, load_rgb
@@ -40,7 +41,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Hit:
-    """An image that was found; rank from 1, score as of `models.similarity`."""
+    """An image that was found; rank from 1, score as of `models.similarity`.
+
+    `path` is its file; of an image in a tar the bytes' place, as `data.places` writes it.
+    """
 
     rank: int
     image_id: str
@@ -143,7 +147,9 @@ def hits(gallery: Gallery, ranked: "Ranked") -> list[Hit]:
     for rank, (at, score) in enumerate(zip(ranked.indices[0], ranked.scores[0], strict=True), 1):
         if at >= 0:
             row = gallery.rows[at]
-            found.append(Hit(rank, row.image_id, str(gallery.images.path / row.uri), float(score)))
+            found.append(
+                Hit(rank, row.image_id, places.uri_of(places.place_of(row.uri, gallery.images.path)), float(score))
+            )
     return found
 
 
