@@ -105,13 +105,16 @@ class NotTried(Exception):  # noqa: N818  nothing went wrong
 
 def truncated_part(subject: Subject, draw: random.Random) -> int:
     """Kill it some time after it left a first part, and cut one of its parts in half."""
-    process = subject.start()
-    while process.poll() is None and not subject.parts():
-        time.sleep(0.05)
-    with suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=draw.uniform(0, 20))
-    subject.kill(process)
-    parts = subject.parts()
+    parts, ended = list[Path](), False
+    while not parts and not ended:  # a kill may come just after the parts became an artifact
+        process = subject.start()
+        while process.poll() is None and not subject.parts():
+            time.sleep(0.05)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=draw.uniform(0, 20))
+        ended = process.poll() is not None
+        subject.kill(process)
+        parts = subject.parts()
     if not parts:
         raise NotTried("it leaves no tables or tensors to be continued from")
     victim = draw.choice(parts)
