@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.artifact import Artifact
 from data.tokens import write_tokens
@@ -11,7 +12,7 @@ from models import pace as measuring
 from models.pace import Pace
 from tasks import rank_mode
 from tasks.rank import RankConfig, rank_facts
-from tasks.rank_mode import choose_index, choose_mode, duration
+from tasks.rank_mode import choose_index, choose_mode, duration, way
 from tests.tasks.small_artifacts import sealed
 
 HUNDRED_THOUSAND = (100_000, 32, 256)
@@ -68,6 +69,11 @@ def test_the_key_has_what_auto_came_to(tmp_path: Path) -> None:
     forced = RankConfig.model_validate({"mode": "candidates", "candidates": {"index": "ivf"}})
     assert rank_facts(forced, tokens) == {"mode": "candidates", "index": "ivf"}
     assert rank_facts(RankConfig(mode="candidates"), tokens) == {"mode": "candidates", "index": "flat"}
+
+
+def test_the_way_of_a_first_pass_in_words() -> None:
+    assert way(torch.int16) == "by the native kernel"
+    assert way(torch.bfloat16) == "by torch in bfloat16"
 
 
 def test_a_config_takes_the_limit_of_the_sample_unless_it_has_its_own() -> None:
