@@ -14,7 +14,8 @@ from flows.mra_cir_noise import MraCirNoise
 from flows.mra_cir_windows import MraCirWindows, swept
 from flows.mvft_ji import MvftJi
 from flows.mvft_ji_ablations import variants
-from flows.overrides import configure
+from flows.overrides import configure, field_values
+from flows.recipe import load_recipe
 from tasks.runs import load_run
 from tasks.stage import Stage
 from tasks.store import home
@@ -175,3 +176,11 @@ def test_the_parts_of_instruct_cir_are_trained(tmp_path: Path, monkeypatch: pyte
     assert stages.count("evaluate") == 14  # fifteen rows, of which the first stage alone is in the first evaluation
     assert stages.count("some") == 2
     assert "not run" not in table
+
+
+@pytest.mark.parametrize(
+    "name", ["mvft_ji", "mvft_ji_ablations", "mra_cir_windows", "mra_cir_ablations", "mra_cir_noise", "several_sources"]
+)
+def test_every_field_can_be_given_as_it_is_listed(name: str) -> None:
+    kind = load_recipe(name).config
+    assert configure(kind, list(field_values(kind()))) == kind()
