@@ -16,6 +16,7 @@ from tasks.generate import check_generator, generate
 from tasks.ingest import IngestConfig, ingest
 from tasks.plans.instruct_cir import InstructCirGenerate
 from tasks.report import ReportConfig, report
+from tasks.stage import Stage
 from tasks.train import train
 
 NO_NEGATIVES = "no_hard_negatives"
@@ -80,7 +81,7 @@ def instruct_cir(config: InstructCir, rerun: Sequence[str] = (), until: str | No
     Args:
         config: settings of every stage; `{}` runs on the tiny world.
         rerun: stages to make anew, with everything built on them.
-        until: the last stage to do, at its first call; None: all.
+        until: the last stage to do, in its last call; None: all.
     """
     resources = config.resources
     with RECIPE.run(config, rerun, until) as run:
@@ -100,9 +101,19 @@ def instruct_cir(config: InstructCir, rerun: Sequence[str] = (), until: str | No
     return run.id
 
 
+def _planned(config: InstructCir) -> tuple[Stage[...], ...]:
+    """The first stage may have images of its own, and the second may be trained twice."""
+    captioned = (caption,) if config.pairs.write_captions else ()
+    pairs = (ingest, *captioned, describe) if config.pairs.on else ()
+    trained = (train, train, train) if config.compare_negatives else (train, train)
+    return (ingest, embedder, generate, filter, *pairs, *trained, evaluate, report)
+
+
 RECIPE = Recipe(
     name="instruct_cir",
     config=InstructCir,
     flow=instruct_cir,
-    stages=(ingest, embedder, generate, filter, train, evaluate, report),
+    stages=_planned(InstructCir()),
+    planned=_planned,
+    optional=(caption, describe),
 )
