@@ -134,7 +134,8 @@ def test_scheduled_run_happens_is_cached_the_second_time_and_can_be_cancelled(st
             first = schedule(client, deployment.id)
             wait_until(lambda: len(recorded_runs()) == 2 and load_run(recorded_runs()[1]).state == "completed")
             once, again = recorded_runs()
-            assert datetime.fromisoformat(load_run(once).started) > first
+            # A worker takes up runs ten seconds ahead.
+            assert datetime.fromisoformat(load_run(once).started) > first - timedelta(seconds=10)
             assert (states(once), states(again)) == (["ran"] * 3, ["cached"] * 3)
             shown = [task.state_name for task in tasks_of(client, "scheduled")]
             assert sorted(shown[:6]) == ["Cached"] * 3 + ["Completed"] * 3

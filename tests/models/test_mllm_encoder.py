@@ -26,7 +26,8 @@ def images() -> list[Image.Image]:
 def everything(one: MllmEncoder) -> dict[str, Tensor]:
     """All kinds of turn in one batch each."""
     with torch.no_grad():
-        vision = one.vision_of(one.pixels(images()))
+        pixels = one.pixels(images())
+        vision = pixels if one.takes_pixels else one.vision_of(pixels)
         return {
             "image": one.image_tokens(vision).tokens,
             "caption": one.text_tokens(MODIFICATIONS).tokens,
