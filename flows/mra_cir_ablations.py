@@ -2,6 +2,7 @@
 world."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import flow
 from pydantic import Field, PositiveInt
@@ -9,6 +10,7 @@ from pydantic import Field, PositiveInt
 from data.artifact import Artifact
 from flows.mra_cir import MraCir
 from flows.recipe import Recipe, changed
+from flows.study import Study
 from tasks.compare import CompareConfig, Variant, compare
 from tasks.encode import encode
 from tasks.evaluate import EvaluateConfig, evaluate
@@ -16,10 +18,9 @@ from tasks.filter import filter
 from tasks.generate import generate
 from tasks.ingest import ingest
 from tasks.mine import MineConfig, mine
-from tasks.plans.mra_cir import MraCirGenerate
 from tasks.rank import rank
 from tasks.sample import sample
-from tasks.train import TrainConfig, train
+from tasks.train import train
 
 # MRA-CIR (arXiv 2505.19952): R@10 on FashionIQ's TopTee, with the caption step and without.
 PAPER = {"full": 41.25, "no captions": 40.74}
@@ -41,31 +42,21 @@ def mra_cir_ablations(config: MraCirAblations, rerun: Sequence[str] = (), until:
         rerun: stages to make anew, with everything built on them.
         until: the last stage to do, at its first call; None: all.
     """
-    resources = config.resources
     with RECIPE.run(config, rerun, until) as run:
-        images = ingest(config.ingest, resources=resources)
-        tokens = encode(config.encode, images, resources=resources)
-        ranking = rank(config.rank, tokens, resources=resources)
-        pairs = sample(config.sample, ranking)
-        alone = config.evaluate.model_copy(update={"baselines": ()})
-
-        def written(by: MraCirGenerate) -> Artifact:
-            triplets = generate(by, pairs, images, resources=resources)
-            return filter(config.filter, triplets, images, tokens, resources=resources)
-
-        def measured(how: TrainConfig, triplets: Artifact, asked: EvaluateConfig = alone) -> Artifact:
-            trained = train(how, triplets, images, tokens, resources=resources)
-            return evaluate(asked, trained, tokens, resources=resources)
-
-        triplets = written(config.generate)
-        armed = mine(MineConfig(count=config.hard_negatives), triplets, ranking, tokens)
-        evaluations = {
-            "full": measured(config.train, triplets, config.evaluate),
-            "pooled": measured(changed(config.train, similarity="pooled"), triplets),
-            "slots": measured(changed(config.train, similarity="slots"), triplets),
-            "hard negatives": measured(changed(config.train, hard_negatives=config.hard_negatives), armed),
-            "no captions": measured(config.train, written(changed(config.generate, caption_prompt=None))),
+        study = Study(config)
+        ranking, pairs = study.paired(config)
+        triplets = study.written(config.generate, pairs)
+        armed = mine(MineConfig(count=config.hard_negatives), triplets, ranking, study.tokens)
+        evaluations = {"full": study.measured(study.trained(config.train, triplets))}
+        rows: dict[str, tuple[dict[str, Any], Artifact]] = {
+            "pooled": ({"similarity": "pooled"}, triplets),
+            "slots": ({"similarity": "slots"}, triplets),
+            "hard negatives": ({"hard_negatives": config.hard_negatives}, armed),
+            "no captions": ({}, study.written(changed(config.generate, caption_prompt=None), pairs)),
         }
+        for label, (settings, made) in rows.items():
+            trained = study.trained(changed(config.train, **settings), made)
+            evaluations[label] = study.measured(trained, alone=True)
         compare(CompareConfig(title="MRA-CIR's parts", variants=variants(config), tags=True), evaluations)
     return run.id
 

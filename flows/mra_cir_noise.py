@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data.artifact import Artifact
 from flows.mra_cir import MraCir
 from flows.recipe import Recipe, changed
+from flows.study import Study
 from tasks.compare import CompareConfig, Variant, compare
 from tasks.encode import encode
 from tasks.evaluate import EvaluateConfig, evaluate
@@ -51,12 +52,9 @@ def mra_cir_noise(config: MraCirNoise, rerun: Sequence[str] = (), until: str | N
     resources = config.resources
     judge: dict[str, Any] = {"judge": {**config.filter.judge.model_dump(), "on": True}}
     with RECIPE.run(config, rerun, until) as run:
-        images = ingest(config.ingest, resources=resources)
-        tokens = encode(config.encode, images, resources=resources)
-        ranking = rank(config.rank, tokens, resources=resources)
-        pairs = sample(config.sample, ranking)
-        triplets = generate(config.generate, pairs, images, resources=resources)
-        plain = filter(config.filter, triplets, images, tokens, resources=resources)
+        study = Study(config)
+        images, tokens = study.images, study.tokens
+        plain = study.written(config.generate, study.paired(config)[1])
         sets: dict[str, Artifact] = {"as written": plain}
         for share in config.shares:
             sets[f"{100 * share:g} % wrong"] = spoil(SpoilConfig(share=share), plain)
@@ -72,8 +70,7 @@ def mra_cir_noise(config: MraCirNoise, rerun: Sequence[str] = (), until: str | N
         evaluations, variants = {}, []
         for label, made in sets.items():
             known = truth(TruthConfig(seed=config.ingest.seed), made).counts
-            trained = train(config.train, made, images, tokens, resources=resources)
-            evaluations[label] = evaluate(config.evaluate, trained, tokens, resources=resources)
+            evaluations[label] = study.measured(study.trained(config.train, made))
             share_right = float(str(known.detail["right"]))
             note = f"{known.read:,} triplets, {known.detail['low']} to {known.detail['high']} % right"
             variants.append(Variant(label=label, source=label, method="composed", note=note, along=share_right))

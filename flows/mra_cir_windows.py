@@ -10,6 +10,7 @@ from data.artifact import Artifact
 from data.windows import Window
 from flows.mra_cir import MraCir
 from flows.recipe import Recipe
+from flows.study import Study
 from tasks.compare import CompareConfig, Variant, compare
 from tasks.encode import encode
 from tasks.evaluate import EvaluateConfig, evaluate
@@ -49,11 +50,9 @@ def mra_cir_windows(config: MraCirWindows, rerun: Sequence[str] = (), until: str
         rerun: stages to make anew, with everything built on them.
         until: the last stage to do, at its first call; None: all.
     """
-    resources = config.resources
     with RECIPE.run(config, rerun, until) as run:
-        images = ingest(config.ingest, resources=resources)
-        tokens = encode(config.encode, images, resources=resources)
-        ranking = rank(config.rank, tokens, resources=resources)
+        study = Study(config)
+        ranking = study.ranked(config)
         evaluations: dict[str, Artifact] = {}
         variants = []
         for label, window in swept(config, ranking):
@@ -64,10 +63,8 @@ def mra_cir_windows(config: MraCirWindows, rerun: Sequence[str] = (), until: str
                 continue
             drawn = SampleConfig.model_validate({**config.sample.model_dump(), **window.model_dump()})
             pairs = sample(drawn, ranking)
-            triplets = generate(config.generate, pairs, images, resources=resources)
-            kept = filter(config.filter, triplets, images, tokens, resources=resources)
-            trained = train(config.train, kept, images, tokens, resources=resources)
-            evaluations[label] = evaluate(config.evaluate, trained, tokens, resources=resources)
+            kept = study.written(config.generate, pairs)
+            evaluations[label] = study.measured(study.trained(config.train, kept))
             note = f"{pairs.counts.kept:,} pairs, {kept.counts.kept:,} triplets"
             variants.append(Variant(label=label, source=label, method="composed", note=note))
         compare(CompareConfig(title="Windows", variants=tuple(variants), tags=True), evaluations)

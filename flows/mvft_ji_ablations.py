@@ -1,23 +1,23 @@
 """MVFT-JI's ablations, the six of the paper's table 4, in one table. Everything they share is made once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import flow
 from pydantic import Field
 
-from data.artifact import Artifact
 from data.config import StageConfig
 from flows.mvft_ji import MvftJi
 from flows.recipe import Recipe, changed
+from flows.study import Study
 from tasks.compare import CompareConfig, Variant, compare
 from tasks.encode import encode
 from tasks.evaluate import evaluate
 from tasks.filter import filter
 from tasks.generate import generate
 from tasks.ingest import ingest
-from tasks.plans.mvft_ji import MvftJiGenerate
 from tasks.query_texts import query_texts
-from tasks.train import TrainConfig, train
+from tasks.train import train
 
 # MVFT-JI (arXiv 2505.19707), table 4: FashionIQ R@10, CIRCO mAP@5, CIRR R@1; BLIP-2 ViT-L, mean of three seeds.
 COLUMNS = ("FashionIQ R@10", "CIRCO mAP@5", "CIRR R@1")
@@ -59,32 +59,24 @@ def mvft_ji_ablations(config: MvftJiAblations, rerun: Sequence[str] = (), until:
         rerun: stages to make anew, with everything built on them.
         until: the last stage to do, at its first call; None: all.
     """
-    resources = config.resources
     with RECIPE.run(config, rerun, until) as run:
-        images = ingest(config.ingest, resources=resources)
-        tokens = encode(config.encode, images, resources=resources)
-        texts = query_texts(config.query_texts.config(config.generate, config.evaluate), resources=resources)
-        alone = config.evaluate.model_copy(update={"baselines": ()})
-
-        def written(by: MvftJiGenerate) -> Artifact:
-            triplets = generate(by, None, images, resources=resources)
-            return filter(config.filter, triplets, images, tokens, resources=resources)
-
-        def measured(how: TrainConfig, triplets: Artifact) -> Artifact:
-            trained = train(how, triplets, images, tokens, resources=resources)
-            return evaluate(alone, trained, tokens, texts, resources=resources)
-
-        triplets = written(config.generate)
-        trained = train(config.train, triplets, images, tokens, resources=resources)
-        evaluations = {"full": evaluate(config.evaluate, trained, tokens, texts, resources=resources)}
+        study = Study(config)
+        texts = query_texts(config.query_texts.config(config.generate, config.evaluate), resources=config.resources)
+        triplets = study.written(config.generate)
+        evaluations = {"full": study.measured(study.trained(config.train, triplets), texts)}
         for label, losses in (("no caption loss", "composed_text"), ("no target-text loss", "caption_image")):
-            evaluations[label] = measured(changed(config.train, losses=(losses,)), triplets)
+            trained = study.trained(changed(config.train, losses=(losses,)), triplets)
+            evaluations[label] = study.measured(trained, texts, alone=True)
         other = config.other
-        prompts = other.model_dump(exclude={"model"})
-        evaluations[NATURAL] = measured(config.train, written(changed(config.generate, edits="natural")))
-        evaluations["other prompts"] = measured(config.train, written(changed(config.generate, **prompts)))
+        writers: dict[str, dict[str, Any]] = {
+            NATURAL: {"edits": "natural"},
+            "other prompts": other.model_dump(exclude={"model"}),
+        }
         if other.model is not None:
-            evaluations["another MLLM"] = measured(config.train, written(changed(config.generate, model=other.model)))
+            writers["another MLLM"] = {"model": other.model}
+        for label, settings in writers.items():
+            trained = study.trained(config.train, study.written(changed(config.generate, **settings)))
+            evaluations[label] = study.measured(trained, texts, alone=True)
         compare(CompareConfig(title="MVFT-JI's ablations", variants=variants(other.model)), evaluations)
     return run.id
 

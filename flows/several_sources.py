@@ -9,6 +9,7 @@ from data.artifact import Artifact
 from flows.mra_cir import MraCir
 from flows.mvft_ji import QueryWriter
 from flows.recipe import Recipe, changed
+from flows.study import Study
 from tasks.compare import CompareConfig, Variant, compare
 from tasks.encode import encode
 from tasks.evaluate import evaluate
@@ -43,20 +44,11 @@ def several_sources(config: SeveralSources, rerun: Sequence[str] = (), until: st
         rerun: stages to make anew, with everything built on them.
         until: the last stage to do, at its first call; None: all.
     """
-    resources = config.resources
     with RECIPE.run(config, rerun, until) as run:
-        images = ingest(config.ingest, resources=resources)
-        tokens = encode(config.encode, images, resources=resources)
-        ranking = rank(config.rank, tokens, resources=resources)
-        pairs = sample(config.sample, ranking)
-        pictured, told = (
-            filter(config.filter, triplets, images, tokens, resources=resources)
-            for triplets in (
-                generate(config.generate, pairs, images, resources=resources),
-                generate(config.mvft, None, images, resources=resources),
-            )
-        )
-        armed = [mine(MineConfig(count=config.hard_negatives), one, ranking, tokens) for one in (pictured, told)]
+        study = Study(config)
+        ranking, pairs = study.paired(config)
+        pictured, told = study.written(config.generate, pairs), study.written(config.mvft)
+        armed = [mine(MineConfig(count=config.hard_negatives), one, ranking, study.tokens) for one in (pictured, told)]
         sets: dict[str, tuple[Artifact, tuple[str, ...], int]] = {
             MRA: (pictured, ("composed_image",), 0),
             MVFT: (told, ("composed_text", "caption_image"), 0),
@@ -65,14 +57,12 @@ def several_sources(config: SeveralSources, rerun: Sequence[str] = (), until: st
         sets[BOTH] = (merge(MergeConfig(), {MRA: pictured, MVFT: told}), every, 0)
         hard = merge(MergeConfig(), dict(zip((MRA, MVFT), armed, strict=True)))
         sets[f"{BOTH}, hard negatives"] = (hard, every, config.hard_negatives)
-        texts = query_texts(config.query_texts.config(config.mvft, config.evaluate), resources=resources)
-        alone = config.evaluate.model_copy(update={"baselines": ()})
+        texts = query_texts(config.query_texts.config(config.mvft, config.evaluate), resources=config.resources)
         evaluations: dict[str, Artifact] = {}
         variants = []
         for label, (triplets, losses, count) in sets.items():
-            settings = changed(config.train, losses=losses, hard_negatives=count)
-            trained = train(settings, triplets, images, tokens, resources=resources)
-            evaluations[label] = evaluate(alone, trained, tokens, texts, resources=resources)
+            trained = study.trained(changed(config.train, losses=losses, hard_negatives=count), triplets)
+            evaluations[label] = study.measured(trained, texts, alone=True)
             figures = trained.counts.detail
             note = f"{figures['training']:,} triplets, {figures['steps']:,.0f} steps"
             variants.append(Variant(label=label, source=label, method="composed", note=note))

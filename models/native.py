@@ -116,31 +116,28 @@ class Kernel:
 def kernel() -> Kernel | None:
     """The kernel of this machine, compiled below CIRQUE_HOME if it is not there yet and checked against torch; None,
     and one line in the log, where it cannot be had."""
-    try:
-        made = Kernel(_library())
-        _check(made)
-    except NotImplementedError as reason:
-        log.info("no native kernel: %s", reason)
+    flags = _processor_flags()
+    if missing := [name for name in NEEDED if name not in flags]:
+        log.info("no native kernel, similarities are computed by torch: no %s here", " and no ".join(missing))
         return None
+    try:
+        made = Kernel(_library(flags))
+        _check(made)
     except (OSError, subprocess.SubprocessError, ValueError) as reason:
         log.warning("no native kernel, similarities are computed by torch: %s", reason)
         return None
     return made
 
 
-def _library() -> Path:
+def _library(flags: frozenset[str]) -> Path:
     """The compiled library, from an earlier run if source, compiler flags and processor are the same."""
-    flags = _processor_flags()
-    missing = [name for name in NEEDED if name not in flags]
-    if missing:
-        raise NotImplementedError(f"this processor has no {' and no '.join(missing)}")
     told = "\n".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, *sorted(flags)])
     library = home() / "native" / f"{hashlib.sha256(told.encode()).hexdigest()[:20]}.so"
     if library.exists():
         return library
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     if compiler is None:
-        raise NotImplementedError("no C++ compiler here (c++, g++ or what CXX names)")
+        raise FileNotFoundError("no C++ compiler was found (c++, g++ or what CXX names)")
     library.parent.mkdir(parents=True, exist_ok=True)
     unfinished = library.with_suffix(f".{os.getpid()}")
     try:

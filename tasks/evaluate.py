@@ -2,9 +2,9 @@
 
 import itertools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,12 @@ from data.protocols import Answer, predictions_table, score_rows, scores_table
 from data.schemas import PREDICTIONS, SCORES, TESTS, VALUES
 from data.suggest import did_you_mean
 from models.baselines import BASELINES, Baseline
-from models.encoders import load_encoder
+from models.encoders import Encoder, load_encoder
 from tasks.stage import stage
 from tasks.templates import worded_for, wording_facts
+
+if TYPE_CHECKING:
+    from tasks.pictures import Pictures
 
 # benchmark -> method -> seed (None for the base checkpoint) -> one answer per query
 Answers = dict[str, dict[str, dict[int | None, tuple[Answer, ...]]]]
@@ -110,62 +113,25 @@ def evaluate(
         ValueError: if scores are not finite or all equal, or the base checkpoint has changed.
         data.images.BadImage: if a benchmark's image cannot be read.
     """
-    from models.encoders.compared import compared_by  # torch takes seconds to import
-    from tasks.answers import Described, baseline_answers, trained_answers
-    from tasks.pictures import Pictures
+    from tasks.pictures import Pictures  # torch takes seconds to import
     from tasks.query_texts import texts_of
 
     benchmarks = load(config)
     told = {} if texts is None else {benchmark.name: texts_of(texts, benchmark) for benchmark in benchmarks}
     scratch = out / "scratch"
     pictures = [Pictures(benchmark, scratch / benchmark.name, resources) for benchmark in benchmarks]
-    settings = trained.manifest["config"]
-    checkpoints: list[tuple[int | None, str]] = []
-    if config.baselines and ALIGNED not in (others or {}):
-        checkpoints.append((None, _base(tokens)))
-    checkpoints += _seeds(trained)
-    more = [(name, *one) for name, other in (others or {}).items() for one in _seeds(other)]
+    asked = _asked(config, trained, tokens, others or {})
     answers: Answers = {benchmark.name: {} for benchmark in benchmarks}
     cut = 0
-    methods = (len(config.baselines) + bool(told), 3 if told else 1)
-    work = sum(
-        len(one.ids) + len(one.benchmark.queries) * methods[seed is not None]
-        for seed, _ in checkpoints
-        for one in pictures
-    ) + sum(
-        len(one.ids) + len(one.benchmark.queries) * (1 + (len(config.baselines) if name == ALIGNED else 0))
-        for name, _, _ in more
-        for one in pictures
-    )
+    work = sum(len(i.ids) + len(i.benchmark.queries) * one.methods(bool(told)) for one in asked for i in pictures)
     with progress(work, "images and answers") as advance:
-        for seed, checkpoint in checkpoints:
-            encoder = load_encoder(checkpoint, resources.device, tokens.manifest["facts"]["dtype"])
-            if seed is None and encoder.digest != tokens.manifest["facts"]["weights"]:
-                raise ValueError(f"checkpoint {checkpoint} has changed since the images were encoded; run again")
-            for one in pictures:
-                found = answers[one.benchmark.name]
-                path = scratch / "tokens.npy"
-                words, _ = told.get(one.benchmark.name, (None, 0))
-                worded_for(encoder, one.benchmark.name)
-                if seed is None:
-                    answered = baseline_answers(encoder, one, config.baselines, config.depth, path, advance, words)
-                else:
-                    compared = compared_by(encoder, settings.get("similarity", "max"))
-                    reading = settings.get("text_reading", "cls")
-                    described = None if words is None else Described(words, config.weight, reading)
-                    answered = trained_answers(compared, one, config.depth, path, advance, described)
-                for method, same in answered.items():
-                    found.setdefault(method, {})[seed] = same
-            cut = max(cut, encoder.truncations)
-        for name, seed, checkpoint in more:
-            encoder = load_encoder(checkpoint, resources.device, tokens.manifest["facts"]["dtype"])
-            for one in pictures:
-                worded_for(encoder, one.benchmark.name)
-                found, path = answers[one.benchmark.name], scratch / "tokens.npy"
-                baselines = config.baselines if name == ALIGNED else ()
-                answered = trained_answers(encoder, one, config.depth, path, advance, baselines=baselines)
-                for method, same in answered.items():
-                    found.setdefault(name if method == "composed" else method, {})[seed] = same
+        for one in asked:
+            encoder = _loaded(one, tokens, resources)
+            for shown in pictures:
+                words, _ = told.get(shown.benchmark.name, (None, 0))
+                found = _answers(one, encoder, config, shown, scratch / "tokens.npy", advance, words)
+                for method, same in found.items():
+                    answers[shown.benchmark.name].setdefault(method, {})[one.seed] = same
             cut = max(cut, encoder.truncations)
     towers: dict[str, JsonValue] = {one.benchmark.name: len(one.towers) for one in pictures}
     shutil.rmtree(scratch)
@@ -175,13 +141,76 @@ def evaluate(
     return _write(out, config, benchmarks, answers, detail)
 
 
-def _seeds(trained: Artifact) -> list[tuple[int | None, str]]:
-    """The seeds of a training, and the folders of their checkpoints."""
-    return [(seed, str(trained.file(f"seed-{seed}"))) for seed in trained.manifest["config"]["seeds"]]
+class _Asked(NamedTuple):
+    """A checkpoint that answers.
+
+    Attributes:
+        checkpoint: its folder or name.
+        seed: of its training; None: the base checkpoint, which answers by the baselines alone.
+        name: what the answers to its composed queries are called.
+        baselines: which it answers by.
+        settings: of its training.
+    """
+
+    checkpoint: str
+    seed: int | None = None
+    name: str = COMPARED[0]
+    baselines: tuple[Baseline, ...] = ()
+    settings: Mapping[str, Any] = {}
+
+    @property
+    def described(self) -> bool:
+        """Whether it also answers by target texts, where there are any."""
+        return self.name == COMPARED[0]
+
+    def methods(self, told: bool) -> int:
+        """How many times it answers every query."""
+        own = 0 if self.seed is None else 1
+        return len(self.baselines) + own + (told and self.described) * (1 + own)
 
 
-def _base(tokens: Artifact) -> str:
-    return str(tokens.manifest["config"]["checkpoint"])
+def _asked(config: EvaluateConfig, trained: Artifact, tokens: Artifact, others: Mapping[str, Artifact]) -> list[_Asked]:
+    """All checkpoints: the base, the seeds, and those of other trainings."""
+    base = str(tokens.manifest["config"]["checkpoint"])
+    found = [_Asked(base, baselines=config.baselines)] if config.baselines and ALIGNED not in others else []
+    for name, training in {COMPARED[0]: trained, **others}.items():
+        settings = training.manifest["config"]
+        baselines = config.baselines if name == ALIGNED else ()
+        for seed in settings["seeds"]:
+            found.append(_Asked(str(training.file(f"seed-{seed}")), seed, name, baselines, settings))
+    return found
+
+
+def _loaded(one: _Asked, tokens: Artifact, resources: Resources) -> Encoder:
+    facts = tokens.manifest["facts"]
+    encoder = load_encoder(one.checkpoint, resources.device, facts["dtype"])
+    if one.seed is None and encoder.digest != facts["weights"]:
+        raise ValueError(f"checkpoint {one.checkpoint} has changed since the images were encoded; run again")
+    return encoder
+
+
+def _answers(
+    one: _Asked,
+    encoder: Encoder,
+    config: EvaluateConfig,
+    shown: "Pictures",
+    path: Path,
+    advance: Callable[[int], None],
+    words: Sequence[str] | None,
+) -> dict[str, tuple[Answer, ...]]:
+    """A checkpoint's answers to a benchmark, by method; `words` are the target texts of its queries."""
+    from models.encoders.compared import compared_by
+    from tasks.answers import Described, baseline_answers, trained_answers
+
+    worded_for(encoder, shown.benchmark.name)
+    if one.seed is None:
+        return baseline_answers(encoder, shown, one.baselines, config.depth, path, advance, words)
+    compared = compared_by(encoder, one.settings.get("similarity", "max"))
+    described = None
+    if words is not None and one.described:
+        described = Described(words, config.weight, one.settings.get("text_reading", "cls"))
+    found = trained_answers(compared, shown, config.depth, path, advance, described, one.baselines)
+    return {one.name if method == COMPARED[0] else method: same for method, same in found.items()}
 
 
 def _write(

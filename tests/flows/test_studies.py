@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import flows.study
 from data.windows import Window
 from flows.instruct_cir_ablations import NOTES, InstructCirAblations
 from flows.instruct_cir_ablations import variants as rows_of_instruct_cir
@@ -73,8 +74,9 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *assignments: 
     monkeypatch.setattr("flows.recipe.show_run", lambda *told: None)
     flow = importlib.import_module(f"flows.{name}")
     for stage in ("encode", "rank", "mine", "train", "query_texts", "evaluate"):
-        if hasattr(flow, stage):
-            monkeypatch.setattr(flow, stage, getattr(stand_ins, stage))
+        for module in (flow, flows.study):
+            if hasattr(module, stage):
+                monkeypatch.setattr(module, stage, getattr(stand_ins, stage))
     writer = [f"backend=scripted model={small_model(folder / 'model')}".split()]
     given = ["ingest.images=24", *(f"generate.{one}" for one in writer[0]), *assignments]
     record = load_run(flow.RECIPE.flow.fn(configure(flow.RECIPE.config, given)))
