@@ -86,21 +86,20 @@ class Plan:
 
 
 class Lessons(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of mini-batches of one task each: `input_ids`, `labels` (B, L), `pixel_values` (N, 3, 96, 96).
+    """The mini-batches of some steps, of one task each: `input_ids`, `labels` (B, L), `pixel_values` (N, 3, 96, 96).
 
-    The stream of a seed and a first step is always the same, so that a resumed run sees what it would have seen. Of
-    the parts of a step, each of `world` processes makes its own.
+    What a seed gives a step is always the same, so that a resumed run sees what it would have seen. Of the parts of a
+    step, each of `world` processes makes its own.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, plan: Plan, first: int = 0, rank: int = 0, world: int = 1
+        self, tokenizer: PreTrainedTokenizerFast, plan: Plan, steps: Sequence[int], rank: int = 0, world: int = 1
     ) -> None:
-        self.tokenizer, self.plan, self.first = tokenizer, plan, first
+        self.tokenizer, self.plan, self.steps = tokenizer, plan, steps
         self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        step = self.first
-        while True:
+        for step in self.steps:
             name = f"teach/{self.plan.seed}/{step}"
             mix = mix_at(step)
             tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.plan.parts)
@@ -108,7 +107,6 @@ class Lessons(IterableDataset[dict[str, Tensor]]):
                 rng = random.Random(f"{name}/{part}")
                 draw = asked_last if step >= LAST_PHASE and tasks[part] in CARRIED_OUT else lesson
                 yield batch([draw(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer)
-            step += 1
 
 
 def asked_last(task: str, rng: random.Random, second: float) -> Lesson:

@@ -99,7 +99,7 @@ def _teach(rank: int, world: int, config: TeachConfig, tower: Path, out: Path, m
         optimiser.load_state_dict(state["optimiser"])
         first, history = state["step"], state["history"]
     plan = Plan(config.seed, config.batch, config.parts, config.second)
-    lessons = Lessons(tokenizer, plan, first, rank, world)
+    lessons = Lessons(tokenizer, plan, range(first, config.steps), rank, world)
     stream = iter(DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8))
     mine = len(range(rank, config.parts, world))
     bar = progress(config.steps - config.after, "steps", first - config.after)
@@ -123,6 +123,7 @@ def _teach(rank: int, world: int, config: TeachConfig, tower: Path, out: Path, m
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
                 torch.save(state | {"step": step + 1, "history": history}, resume.with_suffix(".tmp"))
                 resume.with_suffix(".tmp").replace(resume)
+    next(stream, None)  # the stream is over, so its worker ends now and not whenever the iterator is collected
     if rank == 0:
         save_checkpoint(model, tokenizer, out / "checkpoint")
         write_json(out / "history.json", history)
