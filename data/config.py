@@ -1,8 +1,8 @@
 """The base of every configuration: typed, frozen, and closed to what it does not know."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
 
 class StageConfig(BaseModel):
@@ -27,6 +27,7 @@ class Resources(StageConfig):
     chunk: PositiveInt = Field(512, description="requests handed to the text generator per call")
     gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
     processes: PositiveInt = Field(1, description="processes that train together, one for each GPU")
+    sharded: bool = Field(False, description="these processes also share an MLLM's weights (FSDP), each holding a part")
     feature_gb: NonNegativeFloat = Field(
         200.0, description="disk for vision features while training; needing more, each step computes its own"
     )
@@ -42,3 +43,9 @@ class Resources(StageConfig):
     spread_workers: PositiveInt = Field(2, description="workers that take shards")
     cluster: str | None = Field(None, description="a running engine: tcp://host:8786 (dask), ray://host:10001 (ray)")
     shard: PositiveInt = Field(4096, description="rows per shard, at least; 10 to 30 seconds of work")
+
+    @model_validator(mode="after")
+    def _shared_by_several(self) -> Self:
+        if self.sharded and self.processes == 1:
+            raise ValueError("sharded weights are shared by several processes; set processes to 2 or more")
+        return self

@@ -53,6 +53,9 @@ def before_all(
     ] = False,
 ) -> None:
     """Settles what has to be known before any library is imported."""
+    # Torch's threads sleep while they wait for each other. Spinning, as is their default, two of them on two cores that
+    # others used as well took 12.8 s for a step of instruct_cir, and asleep 1.6 s (docs/instruct_cir.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if offline:
         never_ask_a_hub()
     try:

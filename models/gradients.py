@@ -42,11 +42,12 @@ class Processes:
     Attributes:
         rank: of this process, from 0.
         size: how many there are.
+        sharded: whether each holds but a part of the weights.
     """
 
-    def __init__(self, cpu: bool = False) -> None:
+    def __init__(self, cpu: bool = False, sharded: bool = False) -> None:
         """Join the others, if there are any; `cpu` keeps away from GPUs."""
-        self.rank, self.size = 0, 1
+        self.rank, self.size, self.sharded = 0, 1, sharded
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
@@ -113,8 +114,8 @@ def cached_gradients(
         batch: this process's rows, with the masks of the whole batch.
         weights: what is trained; their `grad` is replaced.
         rows: encoded at once; None: all of this process's.
-        start: called with the number of a part, counted over all processes, before each of its two passes: it has to
-            set the seed of dropout, or the passes would differ.
+        start: called with the number of a part, counted over all processes, before each of its two passes, or its one
+            if there is no other part: it has to set the seed of dropout, or the passes would differ.
         processes: who else has rows of this batch.
         autocast: the context in which the network computes.
         check: from named losses to their sum; it may refuse them.
@@ -134,9 +135,11 @@ def cached_gradients(
         with autocast():
             return objective.encode(encoder, batch.part(spans[number]))
 
-    with torch.no_grad():
+    alone = len(spans) == 1  # then the first pass has the gradient, and there is no second
+    with torch.set_grad_enabled(alone):
         parts = [encode(number) for number in range(len(spans))]
-    tokens = {name: processes.gather(torch.cat([part[name] for part in parts])).requires_grad_() for name in parts[0]}
+    own_tokens = {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
+    tokens = {name: processes.gather(found).requires_grad_() for name, found in own_tokens.items()}
     for weight in weights:
         weight.grad = None
     with autocast():
@@ -147,8 +150,9 @@ def cached_gradients(
     share = slice(processes.rank * own, (processes.rank + 1) * own)
     slopes = {name: gathered.grad[share] for name, gathered in tokens.items() if gathered.grad is not None}
     for number, span in enumerate(spans):
-        found = encode(number)
+        found = parts[0] if alone else encode(number)
         torch.autograd.backward([found[name] for name in slopes], [slope[span] for slope in slopes.values()])
-    processes.add([weight.grad for weight in weights if weight.grad is not None])
+    if not processes.sharded:  # else each part of a gradient has come from all processes to its place
+        processes.add([weight.grad for weight in weights if weight.grad is not None])
     encoder.temperature.grad = heat
     return loss.detach()

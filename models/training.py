@@ -4,7 +4,6 @@ Everything random is drawn from the seed and the step, never from what was drawn
 saved state takes the same steps as one that was never stopped.
 """
 
-import copy
 import hashlib
 import math
 import time
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from models.encoders import TrainableEncoder
 from models.gradients import Processes, TokenObjective, cached_gradients
 from models.objectives import Batch, Objective
+from models.sharding import clip_gradients, load_whole_state, shard, share_like, whole, whole_state
 from models.similarity import maxsim
 
 Integers = npt.NDArray[np.int64]
@@ -142,6 +142,8 @@ class Trainer:
         self.cached_rows = cached_rows
         self.processes = processes or Processes()
         self._whole = cached_rows is None and self.processes.size == 1
+        if self.processes.sharded:
+            shard(encoder, self.processes.size)
         if not self._whole and not hasattr(objective, "encode"):
             raise TypeError("a batch in parts needs an objective that encodes rows and then compares their tokens")
         self.weights: dict[str, nn.Parameter] = dict(encoder.trainable())
@@ -151,9 +153,11 @@ class Trainer:
             parameter.requires_grad_(False)
         for parameter in self.weights.values():
             parameter.requires_grad_(True)
-        decayed = [parameter for parameter in self.weights.values() if parameter.ndim >= 2]
-        others = [parameter for parameter in self.weights.values() if parameter.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        matrices = [parameter for parameter in self.weights.values() if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self.weights.values() if parameter.ndim == 1]
+        numbers = [parameter for parameter in self.weights.values() if parameter.ndim == 0]  # never shared: apart
+        kinds = ((matrices, weight_decay), (vectors, 0.0), (numbers, 0.0))
+        groups = [{"params": kind, "weight_decay": decay} for kind, decay in kinds if kind]
         # Betas of SPRC's training of the same network (blip_fine_tune_2.py).
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
@@ -165,7 +169,7 @@ class Trainer:
         """
         self.encoder.train()
         value = float(self._gradients(step, batch))
-        nn.utils.clip_grad_norm_(self.weights.values(), self.clip)
+        clip_gradients(self.weights.values(), self.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -204,23 +208,24 @@ class Trainer:
         return torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of the trained weights, on the CPU."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.weights.items()}
+        """A copy of the trained weights, whole and on the CPU; where they are shared, all processes have to ask."""
+        return {name: whole(parameter.detach()).cpu().clone() for name, parameter in self.weights.items()}
 
     @torch.no_grad()
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Put back a snapshot."""
         for name, parameter in self.weights.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(share_like(weights[name], parameter))
 
     def state(self) -> dict[str, Any]:
-        """A copy of weights and optimiser: with the number of the step, all that continuing needs."""
-        return {"weights": self.snapshot(), "optimiser": copy.deepcopy(self.optimiser.state_dict())}
+        """A copy of weights and optimiser, whole: with the number of the step, all that continuing needs, with as many
+        processes or with others."""
+        return {"weights": self.snapshot(), "optimiser": whole_state(self.optimiser)}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         self.restore(state["weights"])
-        self.optimiser.load_state_dict(dict(state["optimiser"]))
+        load_whole_state(self.optimiser, state["optimiser"])
 
 
 def _sum(terms: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data.artifact import write_atomically, write_table
 from models.encoders import TrainableEncoder
 from models.gradients import Processes
+from models.sharding import gathered
 from models.training import DivergedError, Trainer, learning_rate, rows_of_step, steps_of_epoch
 from tasks.cards import Origin, write_card
 from tasks.examples import Examples
@@ -82,12 +83,14 @@ class SeedRun:
             advance(1)
         if self._curves is not None:
             self._curves.close()
+        self.trainer.restore(self.best[2])
+        if self.processes.sharded:
+            gathered(self.encoder)
         if self.processes.rank == 0:
             self._write()
 
     def _write(self) -> None:
         write_table(history_file(self.out, self.seed), pa.Table.from_pylist(self.rows, schema=HISTORY), HISTORY)
-        self.trainer.restore(self.best[2])
         unfinished = self.out / f".seed-{self.seed}"
         shutil.rmtree(unfinished, ignore_errors=True)
         self.encoder.save(unfinished)
@@ -125,7 +128,9 @@ class SeedRun:
         }  # fmt: skip
 
     def _validate(self) -> None:
-        ranks = self.processes.agree(self._ranks)
+        # Where weights are shared, nobody can rank alone.
+        found = self._ranks() if self.processes.sharded else None
+        ranks = self.processes.agree(self._ranks if found is None else lambda: found)
         recalls = {k: 100 * float(np.mean(ranks <= k)) for k in (1, 10)}
         self.rows[-1] |= {f"val_recall@{k}": value for k, value in recalls.items()}
         score = sum(recalls.values()) / 2
@@ -158,10 +163,11 @@ class SeedRun:
         return self.config.patience is not None and len(after) >= self.config.patience
 
     def _save(self) -> None:
-        if self.processes.rank > 0:
+        if self.processes.rank > 0 and not self.processes.sharded:
             return
         state = {"step": self.step, "rows": self.rows, "best": self.best, "trainer": self.trainer.state()}
-        write_atomically(self.state, lambda path: torch.save(state, path))
+        if self.processes.rank == 0:
+            write_atomically(self.state, lambda path: torch.save(state, path))
 
     def _continue(self) -> None:
         state = torch.load(self.state, map_location="cpu", weights_only=True)

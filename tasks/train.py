@@ -203,19 +203,23 @@ def train(
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
     known = pictures(images)
     split = split_of(config, triplets, known)
+    used = [*split.training, *split.validation]
+    texts = [text for one in used for text in (one.modification, one.target_text, one.reference_caption) if text]
     encoder = base_encoder(config, tokens, resources)
+    digest, cut = encoder.digest, encoder.cut_texts(texts)
+    del encoder  # each seed begins with its own
     history = out / "history.parquet"
     if not history.exists():
         inputs = {artifact.stage: artifact.key for artifact in (triplets, images, tokens)}
         if started is not None:
             inputs["started"] = started.key
         origin = Origin(
-            str(tokens.manifest["config"]["checkpoint"]), encoder.digest, inputs, len(split.training),
+            str(tokens.manifest["config"]["checkpoint"]), digest, inputs, len(split.training),
             len(split.validation), str(facts["dtype"]),
         )  # fmt: skip
-        start = seed_starts(out, config, split, images, encoder, tokens, started, resources)
+        start = seed_starts(out, config, split, images, tokens, started, resources)
         if resources.processes > 1:
-            for seed in config.seeds if started is not None else ():
+            for seed in config.seeds if started is not None else config.seeds[:1]:
                 start(seed)  # its tower's features are then on disk for all processes
             train_together(out, config, triplets, images, tokens, started, origin, split.groups, resources)
         else:
@@ -225,8 +229,6 @@ def train(
     for seed in config.seeds:
         history_file(out, seed).unlink(missing_ok=True)
     shutil.rmtree(out / "vision", ignore_errors=True)
-    used = [*split.training, *split.validation]
-    texts = [text for one in used for text in (one.modification, one.target_text, one.reference_caption) if text]
     return Counts(
         read=len(used) + sum(split.dropped.values()),
         kept=len(used),
@@ -237,7 +239,7 @@ def train(
             "validation": len(split.validation),
             "gallery": len(split.gallery),
             "gallery_texts": len(split.texts),
-            "cut_texts": encoder.cut_texts(texts),
+            "cut_texts": cut,
             "dtype": str(facts["dtype"]),
             **summary(read_table(history, HISTORY)),
         },
@@ -265,41 +267,27 @@ def seed_starts(
     config: TrainConfig,
     split: "Split",
     images: Artifact,
-    encoder: TrainableEncoder,
     tokens: Artifact,
     started: Artifact | None,
     resources: Resources,
 ) -> "Start":
     """From a seed to what it begins with: the encoder, and the examples as its tower sees them.
 
-    All begin with `encoder` as it is now or, where there was an earlier training, each with its checkpoint of there;
-    a seed that it had not raises a FileNotFoundError.
+    All begin with the base checkpoint or, where there was an earlier training, each with its checkpoint of there; a
+    seed that it had not raises a FileNotFoundError.
     """
     from tasks.examples import Examples
 
     known = pictures(images)
     wanted = [row for row in known if row.image_id in split.image_ids]
 
-    def examples_of(one: TrainableEncoder) -> Examples:
-        features = vision_features(out, images, wanted, one, resources)
-        return Examples(split, features, known, one.device, config.objective())
+    def start(seed: int) -> tuple[TrainableEncoder, Examples]:
+        folder = None if started is None else started.file(f"seed-{seed}")
+        encoder = base_encoder(config, tokens, resources, folder)
+        features = vision_features(out, images, wanted, encoder, resources)
+        return encoder, Examples(split, features, known, encoder.device, config.objective())
 
-    def go_on(seed: int) -> tuple[TrainableEncoder, Examples]:
-        assert started is not None
-        one = base_encoder(config, tokens, resources, started.file(f"seed-{seed}"))
-        return one, examples_of(one)
-
-    if started is not None:
-        return go_on
-    weights = {name: parameter.detach().clone() for name, parameter in encoder.trainable()}
-    examples = examples_of(encoder)
-
-    def begin(seed: int) -> tuple[TrainableEncoder, Examples]:
-        for name, parameter in encoder.trainable():
-            parameter.data.copy_(weights[name])
-        return encoder, examples
-
-    return begin
+    return start
 
 
 def split_of(config: TrainConfig, triplets: Artifact, known: Sequence[Picture]) -> "Split":

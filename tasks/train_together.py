@@ -18,7 +18,7 @@ from models.gradients import Processes
 from tasks.cards import Origin
 from tasks.features import pictures
 from tasks.seed_run import total_steps
-from tasks.train import TrainConfig, base_encoder, seed_starts, split_of, train_seeds
+from tasks.train import TrainConfig, seed_starts, split_of, train_seeds
 
 # How often the processes are looked after, in seconds.
 LOOK = 0.5
@@ -98,12 +98,11 @@ def _work(rank: int, shared: dict[str, str], cpu: bool, inputs: tuple[Any, ...],
     os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=shared["WORLD_SIZE"])
     if not cpu:
         torch.cuda.set_device(rank)
-    processes = Processes(cpu=cpu)
+    processes = Processes(cpu, resources.sharded)
     try:
-        encoder = base_encoder(config, tokens, resources)
         split = split_of(config, triplets, pictures(images))
         with reporting_to(_Teller(news) if rank == 0 else None):
-            start = seed_starts(out, config, split, images, encoder, tokens, started, resources)
+            start = seed_starts(out, config, split, images, tokens, started, resources)
             train_seeds(out, config, start, split.groups, origin, processes)
     except ValueError as error:
         news.put(("refused", str(error)))

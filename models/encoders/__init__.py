@@ -158,9 +158,9 @@ def load_encoder(
         "max_text_tokens": max_text_tokens,
     }  # fmt: skip
     if AutoConfig.from_pretrained(located.path_or_id, revision=revision).model_type in MLLMS:
-        from models.encoders.mllm import MllmEncoder
+        from models.encoders.mllm_load import load_mllm
 
-        return MllmEncoder.load(located.path_or_id, **settings)
+        return load_mllm(located.path_or_id, **settings)
     from models.encoders.blip2 import Blip2Encoder
 
     return Blip2Encoder.load(located.path_or_id, **settings)

@@ -16,10 +16,8 @@ Images are squashed to the model's square as in LAVIS and Hugging Face, or padde
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,15 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.utils import logging as transformers_logging
 
 from data.keys import digest as digest_of
 from models.encoders import TextReading, TokenSet
+from models.encoders.files import SIDE_FILE, side_facts, without_bars, write_checkpoint
 from models.encoders.fit import FITS, Fit, fit_image
 from models.encoders.placement import DTYPES, resolve_device, resolve_dtype, weights_digest
 from models.encoders.towers import model_class, set_post_norm
 
-SIDE_FILE = "cirque.json"
 # LAVIS blip2_qformer.py: `temp` starts at 0.07 and divides the cosines. Hugging Face's conversion dropped it.
 TEMPERATURE = 0.07
 # BLIP-2's own 32 would cut captions and target texts.
@@ -46,18 +43,6 @@ MAX_TEXT_TOKENS = 64
 SPARE = re.compile(r"(.*\.)?position_ids")
 # Rows of a composed batch that are padded to one length; on a GPU, fewer and larger calls are faster.
 LENGTH_GROUP = {"cpu": 32, "cuda": 256}
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers' progress bars, one line per file, out of ours."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 class Blip2Encoder(nn.Module):
@@ -285,16 +270,9 @@ class Blip2Encoder(nn.Module):
             folder: made if missing; files of the same names are replaced.
             dtype: of the written weights ("float16" halves the file); None keeps each weight as it is.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict()
-        if dtype is not None:
-            state = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in state.items()}
-        with _without_bars():
-            self.model.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
         facts = {"temperature": self.temperature.item(), "preprocessing": self.preprocessing()}
-        (folder / SIDE_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        readers = (self.tokenizer, self.image_processor)
+        write_checkpoint(folder, self.model, self.model.state_dict(), readers, facts, dtype)
 
     @classmethod
     def load(
@@ -323,7 +301,7 @@ class Blip2Encoder(nn.Module):
         """
         place = resolve_device(device)
         source = str(source)
-        with _without_bars():
+        with without_bars():
             described = Blip2Config.from_pretrained(source, revision=revision)
             model, report = model_class(described).from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
@@ -333,8 +311,7 @@ class Blip2Encoder(nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         # Pillow's bicubic, as LAVIS used; torchvision's differs in the last bits.
         image_processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")
-        side = Path(source) / SIDE_FILE
-        facts = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
+        facts = side_facts(source)
         stored = facts.get("preprocessing")
         encoder = cls(
             model.to(place),
@@ -347,8 +324,8 @@ class Blip2Encoder(nn.Module):
         )
         if stored is not None and encoder.preprocessing() | {"max_text_tokens": 0} != stored | {"max_text_tokens": 0}:
             raise ValueError(
-                f"{side} says the preprocessing is {stored}, but the files beside it make {encoder.preprocessing()}:"
-                " one of them was changed by hand; save the checkpoint again"
+                f"{Path(source) / SIDE_FILE} says the preprocessing is {stored}, but the files beside it make"
+                f" {encoder.preprocessing()}: one of them was changed by hand; save the checkpoint again"
             )
         encoder.model.vision_model.to(DTYPES[resolve_dtype(dtype, place)])
         return encoder.to(place).eval()

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from models.encoders import TokenSet
+from models.encoders.files import without_bars
 from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
 
 
@@ -111,15 +111,10 @@ class EmbeddingEncoder(nn.Module):
             ValueError: if weights are missing or misshapen.
         """
         place = resolve_device(device)
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        try:
+        with without_bars():
             model, report = AutoModel.from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
             )
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()
         pooled, processor = _checked(source, report), _image_processor(source, revision)
         dual = hasattr(model, "get_text_features")
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision) if dual else None

@@ -9,32 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-)
-from transformers.utils import logging as transformers_logging
 
 from data.keys import digest as digest_of
 from models.encoders import TextReading, TokenSet
+from models.encoders.files import write_checkpoint
 from models.encoders.mllm_families import FAMILIES, Family, Part, Resolution
 from models.encoders.mllm_lora import add_lora, is_lora, merged_state
 from models.encoders.mllm_text import BARE, Layout, Templates, Turn
-from models.encoders.placement import DTYPES, resolve_device, resolve_dtype, weights_digest
+from models.encoders.placement import weights_digest
 
-SIDE_FILE = "cirque.json"
 TEMPERATURE = 0.05
 # InstructCIR's length of a turn.
 MAX_TEXT_TOKENS = 512
@@ -253,6 +244,11 @@ class MllmEncoder(nn.Module):
             if name in chosen:
                 yield name, parameter
 
+    def weights_of(self, part: Part) -> Iterator[nn.Parameter]:
+        """The weights of one part."""
+        prefixes = self._family.prefixes[part]
+        return (weight for name, weight in self.model.named_parameters() if name.startswith(prefixes))
+
     def tower_digest(self) -> str:
         """Identity of the tower's weights, and of how it is shown images."""
         tower = [(k, v) for k, v in merged_state(self.model).items() if k.startswith(self._family.prefixes["tower"])]
@@ -273,14 +269,6 @@ class MllmEncoder(nn.Module):
             folder: made if missing; files of the same names are replaced.
             dtype: of the written weights; None keeps each as it is.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        state = merged_state(self.model)
-        if dtype is not None:
-            state = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in state.items()}
-        with _without_bars():
-            self.model.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
         facts = {
             "embedder": "eos",
             "temperature": self.temperature.item(),
@@ -289,73 +277,5 @@ class MllmEncoder(nn.Module):
             "resolution": self.resolution,
             "image_tokens": self.image_tokens_wanted,
         }
-        (folder / SIDE_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(
-        cls,
-        source: str | Path,
-        *,
-        revision: str | None = None,
-        digest: str = "",
-        device: str = "auto",
-        dtype: str = "auto",
-        max_text_tokens: int | None = None,
-        templates: Templates | None = None,
-        resolution: Resolution | None = None,
-        image_tokens: int | None = None,
-    ) -> Self:
-        """Load a folder or a Hugging Face id, in evaluation mode; what is None is as the checkpoint has it.
-
-        The tower has the asked dtype; on a GPU the rest keeps the numbers that it was published in (bfloat16 of most),
-        on a CPU it is float32.
-
-        Raises:
-            ValueError: if weights are missing or misshapen, or the model is of no family that can embed.
-        """
-        place, source = resolve_device(device), str(source)
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        if config.model_type not in FAMILIES:
-            raise ValueError(f"{source} is of type {config.model_type!r}; MLLMs that embed are {', '.join(FAMILIES)}")
-        auto = AutoModelForCausalLM if config.model_type == "phi4_multimodal" else AutoModelForImageTextToText
-        with _without_bars():
-            model, report = auto.from_pretrained(
-                source, revision=revision, output_loading_info=True,
-                dtype=torch.float32 if place.type == "cpu" else "auto",
-            )  # fmt: skip
-        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        if wrong:
-            raise ValueError(f"{source} is no whole {config.model_type}: it lacks {len(wrong)} weights, as {wrong[0]}")
-        side = Path(source) / SIDE_FILE
-        facts = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
-        own = Templates(**facts["templates"]) if "templates" in facts else BARE
-        encoder = cls(
-            model.to(place),
-            AutoTokenizer.from_pretrained(source, revision=revision),
-            AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil"),
-            temperature=facts.get("temperature", TEMPERATURE),
-            max_text_tokens=max_text_tokens or facts.get("max_text_tokens"),
-            templates=templates or own,
-            resolution=resolution or facts.get("resolution", "fixed"),
-            image_tokens=image_tokens or facts.get("image_tokens"),
-            digest=digest,
-        )
-        encoder._set_tower(DTYPES[resolve_dtype(dtype, place)])
-        return encoder.to(place).eval()
-
-    def _set_tower(self, dtype: torch.dtype) -> None:
-        for name, parameter in self.model.named_parameters():
-            if name.startswith(self._family.prefixes["tower"]):
-                parameter.data = parameter.data.to(dtype)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers' progress bars, one line per file, out of ours."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+        readers = (self.tokenizer, self.image_processor)
+        write_checkpoint(folder, self.model, merged_state(self.model), readers, facts, dtype)

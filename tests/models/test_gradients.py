@@ -1,9 +1,5 @@
 """Gradients from parts and from several processes against those of the whole batch in one."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from models.objectives import Batch, RetrievalLoss
 from models.terms import TERMS
 from models.training import DivergedError, Trainer
 from tests.models.tiny_blip2 import noise_images, tiny_encoder
+from tests.models.together import assert_equal, two_processes
 
 TEXTS = ["make it red", "add a star", "two blue circle", "remove the square", "a", "it is not green", "red", "now"]
 
@@ -68,12 +65,6 @@ def gradients(**options: object) -> tuple[float, dict[str, Tensor]]:
     return loss, {name: weight.grad for name, weight in run.weights.items() if weight.grad is not None}
 
 
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
-
-
 @pytest.fixture(scope="module")
 def whole() -> tuple[float, dict[str, Tensor]]:
     return gradients()
@@ -84,7 +75,7 @@ def test_cached_gradients_are_those_of_the_whole_batch(rows: int, whole: tuple[f
     loss, found = gradients(cached_rows=rows)
     assert loss == pytest.approx(whole[0], abs=1e-5)
     assert found["temperature"].abs() > 0
-    assert_equal(found, whole[1])
+    assert_equal(found, whole[1], atol=1e-6)
 
 
 def test_dropout_is_the_same_in_both_passes() -> None:
@@ -131,42 +122,16 @@ def test_what_cannot_be_taken_in_parts_is_refused() -> None:
         run.step(0, batch(encoder).part(slice(0, 4)), 0.0)
 
 
-CHILD = """
-import sys, torch
-torch.set_num_threads(1)
-from models.gradients import Processes
-from tests.models.test_gradients import gradients
-processes = Processes(cpu=True)
-assert torch.distributed.get_backend() == "gloo"
-found = [gradients(processes=processes, cached_rows=rows) for rows in (None, 3)]
-decided = processes.agree(lambda: processes.rank + 10)
-torch.save((processes.size, decided, found), f"{sys.argv[1]}/{processes.rank}.pt")
-torch.distributed.destroy_process_group()
-"""
+def in_two(processes: Processes) -> tuple[int, list[tuple[float, dict[str, Tensor]]]]:
+    """What the first decides; and with four of the eight rows each, at once and in parts of three and one."""
+    found = [gradients(processes=processes, cached_rows=rows) for rows in (None, 3)]
+    return processes.agree(lambda: processes.rank + 10), found
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, whole: tuple[float, dict[str, Tensor]]) -> None:
-    """Over gloo on the CPU, with four of the eight rows each, at once and in parts of three and one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        assert [child.wait(timeout=600) for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
-    for rank in (0, 1):
-        size, decided, found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert (size, decided) == (2, 10)
-        for loss, slopes in found:
+    for decided, results in two_processes(__name__, "in_two", tmp_path):
+        assert decided == 10
+        for loss, slopes in results:
             assert loss == pytest.approx(whole[0], abs=1e-5)
-            assert_equal(slopes, whole[1])
+            assert_equal(slopes, whole[1], atol=1e-6)

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.encoders import load_encoder
 from models.encoders.mllm import MllmEncoder
 from models.encoders.mllm_families import FAMILIES
+from models.encoders.mllm_load import load_mllm
 from models.encoders.mllm_text import BARE, Templates, Turn
 from tests.models.tiny_llava import noise_images, tiny_llava_folder
 from tests.models.tiny_mllms import TEMPLATES, encoder
@@ -172,7 +173,7 @@ def test_lora_starts_as_nothing_and_is_merged_when_saved(family: str, tmp_path: 
     changed = everything(one)
     assert not torch.allclose(changed["image"], before["image"], atol=1e-3)
     one.save(tmp_path / "saved")
-    again = MllmEncoder.load(tmp_path / "saved", device="cpu")
+    again = load_mllm(tmp_path / "saved", device="cpu")
     assert (again.templates, again.image_tokens_wanted) == (TEMPLATES, settings.get("image_tokens"))
     for name, found in everything(again).items():
         torch.testing.assert_close(found, changed[name], atol=1e-4, rtol=0)

@@ -1,9 +1,5 @@
 """An MLLM in training: gradients from parts and from two processes, what learning changes, templates, the tower."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +11,13 @@ from torch import Tensor
 from models.encoders.mllm import MllmEncoder
 from models.encoders.mllm_families import Part
 from models.encoders.mllm_text import Templates
+from models.gradients import Processes
 from models.objectives import Batch, RetrievalLoss
 from models.training import Trainer
 from tasks.examples import with_negatives
 from tests.models.tiny_llava import noise_images
 from tests.models.tiny_mllms import TEMPLATES, encoder
+from tests.models.together import assert_equal, two_processes
 
 TEXTS = ["make it red", "add a star", "two blue circle", "remove the square", "a", "it is not green", "red", "now"]
 TARGETS = ["a red circle", "a star", "two blue circles", "nothing", "a star", "a blue one", "the red", "left"]
@@ -63,12 +61,6 @@ def gradients(parts: Sequence[Part] = ("adapter", "language"), **options: Any) -
     return loss, {name: weight.grad for name, weight in run.weights.items() if weight.grad is not None}
 
 
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
-
-
 @pytest.fixture(scope="module")
 def whole() -> tuple[float, dict[str, Tensor]]:
     return gradients()
@@ -91,42 +83,15 @@ def test_a_trained_tower_runs_within_the_step() -> None:
     assert_equal(parts, found)
 
 
-CHILD = """
-import sys, torch
-torch.set_num_threads(1)
-from models.gradients import Processes
-from tests.models.test_mllm_training import gradients
-processes = Processes(cpu=True)
-assert torch.distributed.get_backend() == "gloo"
-found = [gradients(processes=processes, cached_rows=rows) for rows in (None, 3)]
-torch.save((processes.size, found), f"{sys.argv[1]}/{processes.rank}.pt")
-torch.distributed.destroy_process_group()
-"""
+def in_two(processes: Processes) -> list[tuple[float, dict[str, Tensor]]]:
+    """With four of the eight rows each, at once and in parts of three and one."""
+    return [gradients(processes=processes, cached_rows=rows) for rows in (None, 3)]
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, whole: tuple[float, dict[str, Tensor]]) -> None:
-    """Over gloo on the CPU, with four of the eight rows each, at once and in parts of three and one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        assert [child.wait(timeout=600) for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
-    for rank in (0, 1):
-        size, found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert size == 2
-        for loss, slopes in found:
+    for results in two_processes(__name__, "in_two", tmp_path):
+        for loss, slopes in results:
             assert loss == pytest.approx(whole[0], abs=1e-5)
             assert_equal(slopes, whole[1])
 
