@@ -22,11 +22,12 @@ from tasks.train import train
 NO_NEGATIVES = "no_hard_negatives"
 # For a model of 3 million weights and a few hundred pictures: all weights but the tower's, at a high rate.
 TINY_ALIGN = Align(
-    epochs=4, batch_size=48, learning_rate=1e-3, warmup=0.1, lora=Lora(on=False), parts=("adapter", "language"),
-    max_text_tokens=160,
+    epochs=3, batch_size=48, learning_rate=1e-3, warmup=0.1, lora=Lora(on=False), parts=("adapter", "language"),
+    max_text_tokens=160, validation_gallery=250,
 )  # fmt: skip
 TINY_INSTRUCT = Instruct(
-    epochs=4, batch_size=48, learning_rate=5e-4, warmup=0.1, lora=Lora(on=False), max_text_tokens=160
+    epochs=3, batch_size=48, learning_rate=5e-4, warmup=0.1, lora=Lora(on=False), max_text_tokens=160,
+    validation_gallery=250,
 )  # fmt: skip
 
 

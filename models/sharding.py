@@ -72,8 +72,9 @@ def load_whole_state(optimiser: torch.optim.Optimizer, state: Mapping[str, Any])
     optimiser.load_state_dict({**state, "state": found})
 
 
-def gathered(encoder: nn.Module) -> None:
+def gathered(encoder: TrainableEncoder) -> None:
     """Put whole weights, on the CPU, in the place of parts; the encoder is then there to be saved, not to run."""
+    assert isinstance(encoder, nn.Module)
     found: dict[int, nn.Parameter] = {}
     for module in encoder.modules():
         for name, weight in module.named_parameters(recurse=False):

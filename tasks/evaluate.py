@@ -79,7 +79,7 @@ def evaluate_facts(
     }
 
 
-@stage(version=3, facts=evaluate_facts)
+@stage(version=4, facts=evaluate_facts)
 def evaluate(
     out: Path,
     config: EvaluateConfig,
@@ -150,6 +150,7 @@ class _Asked(NamedTuple):
         name: what the answers to its composed queries are called.
         baselines: which it answers by.
         settings: of its training.
+        bfloat16: whether an MLLM embeds in these numbers: where its training computed in them.
     """
 
     checkpoint: str
@@ -157,6 +158,7 @@ class _Asked(NamedTuple):
     name: str = COMPARED[0]
     baselines: tuple[Baseline, ...] = ()
     settings: Mapping[str, Any] = {}
+    bfloat16: bool = False
 
     @property
     def described(self) -> bool:
@@ -175,9 +177,10 @@ def _asked(config: EvaluateConfig, trained: Artifact, tokens: Artifact, others: 
     found = [_Asked(base, baselines=config.baselines)] if config.baselines and ALIGNED not in others else []
     for name, training in {COMPARED[0]: trained, **others}.items():
         settings = training.manifest["config"]
+        bfloat16 = tokens.stage == "embedder" and training.manifest["facts"]["dtype"] == "bfloat16"
         baselines = config.baselines if name == ALIGNED else ()
         for seed in settings["seeds"]:
-            found.append(_Asked(str(training.file(f"seed-{seed}")), seed, name, baselines, settings))
+            found.append(_Asked(str(training.file(f"seed-{seed}")), seed, name, baselines, settings, bfloat16))
     return found
 
 
@@ -186,6 +189,11 @@ def _loaded(one: _Asked, tokens: Artifact, resources: Resources) -> Encoder:
     encoder = load_encoder(one.checkpoint, resources.device, facts["dtype"])
     if one.seed is None and encoder.digest != facts["weights"]:
         raise ValueError(f"checkpoint {one.checkpoint} has changed since the images were encoded; run again")
+    if one.bfloat16:
+        from models.encoders.mllm import MllmEncoder
+
+        assert isinstance(encoder, MllmEncoder)
+        encoder.halved = True
     return encoder
 
 

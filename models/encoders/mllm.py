@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -47,6 +48,7 @@ class MllmEncoder(nn.Module):
         padding: on which side shorter turns are filled up; the embeddings are the same.
         variety: sets of templates that training draws from, for each turn anew; empty: always `templates`.
         takes_pixels: whether the tower is trained; see `TrainableEncoder`.
+        halved: whether `embed` computes in bfloat16 whatever the weights are, as training may have done.
         truncations: how many turns were cut so far.
         digest: identity of weights, preprocessing and templates; empty for a model that was never saved.
     """
@@ -84,6 +86,7 @@ class MllmEncoder(nn.Module):
         self.padding: Literal["left", "right"] = "right"
         self.variety: tuple[Templates, ...] = ()
         self.takes_pixels = False
+        self.halved = False
         self.truncations = 0
         self.digest = digest
         self._own = (templates, digest)
@@ -186,10 +189,11 @@ class MllmEncoder(nn.Module):
         # In groups of like length, so that a long text does not pad all the others.
         order = torch.tensor([len(row) for row in rows]).argsort(stable=True)
         groups = torch.split(order, LENGTH_GROUP[self.device.type])
-        found = [
-            self._last([rows[place] for place in group], None if vision is None else vision[group.to(vision.device)])
-            for group in groups
-        ]
+        with torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext():
+            found = [
+                self._last([rows[at] for at in group], None if vision is None else vision[group.to(vision.device)])
+                for group in groups
+            ]
         states = torch.cat(found)[order.argsort().to(found[0].device)]
         return functional.normalize(states.float(), dim=-1)
 

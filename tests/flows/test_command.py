@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.__main__ import app
+from flows.__main__ import app, before_all
 from flows.execute import checked
 from flows.overrides import ConfigError
 from flows.recipe import load_recipe, recipe_names
@@ -208,6 +208,15 @@ print(asked, os.environ["TRANSFORMERS_OFFLINE"], os.environ["HF_DATASETS_OFFLINE
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-4:] == ["LookupError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "[] 1 1"]
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for own, expected in (("ACTIVE", "ACTIVE"), (None, "PASSIVE")):
+        settled = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        settled |= {"OMP_WAIT_POLICY": own} if own else {}
+        monkeypatch.setattr(os, "environ", settled)
+        before_all(offline=False)
+        assert settled["OMP_WAIT_POLICY"] == expected
 
 
 def test_prefect_stays_quiet_and_at_home_unless_the_user_says_otherwise(

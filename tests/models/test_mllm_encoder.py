@@ -73,6 +73,16 @@ def test_a_batch_gives_the_embeddings_of_single_items_whatever_the_side_of_paddi
     assert not torch.allclose(alone["query"], alone["image"], atol=1e-3)
 
 
+def test_it_embeds_in_bfloat16_if_asked_to() -> None:
+    one = encoder("llava")
+    fine = everything(one)
+    one.halved = True
+    for name, coarse in everything(one).items():
+        cosines = (coarse * fine[name]).sum(dim=-1)
+        assert coarse.dtype == torch.float32
+        assert 0.98 < float(cosines.min()) < 1 - 1e-6, name
+
+
 def test_an_embedding_depends_on_image_and_words_and_template() -> None:
     one = encoder("llava")
     before = everything(one)

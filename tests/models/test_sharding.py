@@ -48,6 +48,12 @@ def slopes(run: Trainer) -> dict[str, Tensor]:
     }
 
 
+def parameters(run: Trainer) -> dict[str, Tensor]:
+    """All weights, frozen ones too."""
+    assert isinstance(run.encoder, MllmEncoder)
+    return dict(run.encoder.named_parameters())
+
+
 def in_two(processes: Processes) -> dict[str, Any]:
     """By family: losses, clipped gradients and weights after three steps, the third from a state that was kept."""
     processes.sharded = True
@@ -61,7 +67,7 @@ def in_two(processes: Processes) -> dict[str, Any]:
         weights, gradients = again.snapshot(), slopes(again)
         gathered(again.encoder)
         assert not any(isinstance(weight, DTensor) for weight in again.encoder.parameters())
-        saved = {name: weight.detach() for name, weight in again.encoder.named_parameters()}
+        saved = {name: weight.detach() for name, weight in parameters(again).items()}
         found[family] = {"losses": losses, "held": held, "gradients": gradients, "weights": weights, "saved": saved}
     return found
 
@@ -79,7 +85,7 @@ def test_two_processes_that_share_the_weights_train_as_one_does(tmp_path: Path) 
             assert result[family]["losses"] == pytest.approx(losses, abs=1e-5)
             assert_equal(result[family]["gradients"], slopes(run))
             assert_equal(result[family]["weights"], run.snapshot())
-            assert_equal(result[family]["saved"], dict(run.encoder.named_parameters()))
+            assert_equal(result[family]["saved"], parameters(run))
 
 
 def test_a_q_former_is_not_shared() -> None:
