@@ -35,20 +35,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def tree_digest(folder: Path, pattern: str = "**/*") -> str:
-    """Digest of the names and contents of the files below `folder` that match `pattern`.
-
-    The place of the folder and the files' times do not enter.
-
-    Raises:
-        FileNotFoundError: if no file matches.
-    """
-    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.glob(pattern) if path.is_file())
-    if not files:
-        raise FileNotFoundError(f"no file matches {pattern!r} in {folder}")
-    return digest([[name, file_digest(path)] for name, path in files])
-
-
 def _is_plain(obj: object) -> bool:
     kind = type(obj)
     if kind is float:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from data.home import home, writable_home
 from flows.convert import convert
 from flows.estimate import execute_estimate
 from flows.evaluate import evaluate
@@ -17,7 +18,6 @@ from flows.search import search
 from flows.status import status
 from flows.store_commands import store
 from flows.view import view
-from tasks.store import home
 
 # Read by huggingface_hub, transformers and datasets when they are imported; processes started here inherit them.
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -46,8 +46,13 @@ app = typer.Typer(
 )
 
 
+# What has nothing to show without keeping something below CIRQUE_HOME.
+_KEEPERS = ("demo", "run", "evaluate", "convert", "search")
+
+
 @app.callback()
 def before_all(
+    context: typer.Context,
     offline: Annotated[
         bool, typer.Option("--offline", help="Ask no hub for anything; what is not on this machine is an error.")
     ] = False,
@@ -59,7 +64,7 @@ def before_all(
     if offline:
         never_ask_a_hub()
     try:
-        home()
+        writable_home() if context.invoked_subcommand in _KEEPERS else home()
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(USAGE) from None
@@ -116,6 +121,9 @@ def run(
         settings = [*settings, f"report.gpu_hour_price={gpu_hour_price}"]
     if fields:
         list_fields(recipe)
+    elif estimate and until is not None:
+        typer.echo("error: --estimate stops before `generate`; leave out --until", err=True)
+        raise typer.Exit(USAGE)
     elif estimate:
         execute_estimate(recipe, settings, rerun or [], sample)
     else:

@@ -79,6 +79,21 @@ class MraCir(StageConfig):
             raise ValueError(f"two views are called {twice[0]!r}; give each a name of its own with sample.view")
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit_each_other(self) -> "MraCir":
+        """What would come to light only after hours of work."""
+        for ranked, sampled in ((self.rank, self.sample), *((view.rank, view.sample) for view in self.views)):
+            high, depth = sampled.high, ranked.depth
+            if sampled.by == "rank" and high > depth:
+                raise ValueError(
+                    f"the window of sample ends at rank {high}, but rank keeps {depth} candidates; set"
+                    f" rank.depth={high} or more"
+                )
+        if self.train.hard_negatives and not self.mine.count:
+            count = self.train.hard_negatives
+            raise ValueError(f"train.hard_negatives={count}, but none are mined; set mine.count={count} or more")
+        return self
+
 
 @flow(name="mra_cir")
 def mra_cir(config: MraCir, rerun: Sequence[str] = (), until: str | None = None) -> str:

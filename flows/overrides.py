@@ -36,7 +36,7 @@ def configure(kind: type[C], assignments: Sequence[str]) -> C:
     given: set[str] = set()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals:
+        if not equals or not path:
             problems.append(f"{assignment!r} is not key=value; write for example {next(field_values(kind()))}")
         elif path in given:
             problems.append(f"{path} is given twice")
@@ -47,7 +47,10 @@ def configure(kind: type[C], assignments: Sequence[str]) -> C:
     try:
         config = kind.model_validate(values)
     except ValidationError as error:
-        problems += [_say(details) for details in error.errors()]
+        found = error.errors()
+        # A tuple without its faulty items is said to be too short as well.
+        within = {details["loc"][:end] for details in found for end in range(len(details["loc"]))}
+        problems += [_say(one) for one in found if one["type"] != "too_short" or one["loc"] not in within]
     if problems:
         raise ConfigError(problems)
     return config
@@ -76,12 +79,19 @@ def _assign(kind: type[BaseModel], values: dict[str, Any], path: str, text: str)
     group = _model(level, last)
     if group is not None:
         return f"{path} is a group of fields; set {', '.join(f'{path}.{name}' for name in group.model_fields)}"
-    target[last] = _read(level, last, text)
+    try:
+        target[last] = _read(level, last, text)
+    except json.JSONDecodeError as error:
+        return f"{path}: {text!r} is not valid JSON: {error.msg} at character {error.pos + 1}"
     return None
 
 
 def _read(level: type[BaseModel], name: str, text: str) -> Any:
-    """The text as the first reading of it that the field accepts; the text itself if there is none."""
+    """The text as the first reading of it that the field accepts; if there is none, the one that says best why.
+
+    Raises:
+        json.JSONDecodeError: for the beginning of a list or an object that is broken off or miswritten.
+    """
     field = level.model_fields[name]
     constrained: Any = typing.Annotated[field.annotation, *field.metadata, None]  # the None: one item is needed
     adapter: TypeAdapter[Any] = TypeAdapter(constrained)
@@ -89,9 +99,11 @@ def _read(level: type[BaseModel], name: str, text: str) -> Any:
     if text.lower() in ("none", "null"):
         readings.append(None)
     readings.append(text)
+    broken: json.JSONDecodeError | None = None
     try:
         readings.append(json.loads(text))
-    except ValueError:
+    except json.JSONDecodeError as error:
+        broken = error
         readings.append([part.strip() for part in text.split(",") if part.strip()])
     else:
         readings.append([text])
@@ -101,7 +113,10 @@ def _read(level: type[BaseModel], name: str, text: str) -> Any:
         except ValidationError:
             continue
         return reading
-    return text
+    if broken is not None and text.startswith(("[", "{")):
+        raise broken
+    # Of a list the faulty item is to be named, not that a text is no list.
+    return readings[-1] if typing.get_origin(field.annotation) is tuple else text
 
 
 def _model(level: type[BaseModel], name: str) -> type[BaseModel] | None:

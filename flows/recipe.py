@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from data.config import StageConfig
 from data.suggest import did_you_mean
 from flows.status import report_of, scores_of
+from tasks.model_names import unknown_models
 from tasks.runs import ActiveRun, check_stages, start_run
 from tasks.shown import show_run
 from tasks.stage import Stage
@@ -62,9 +63,11 @@ class Recipe(Generic[C]):
                 show_run(active.record, scores_of(active.record), report_of(active.record))
 
     def check(self, config: C | None, rerun: Sequence[str], until: str | None) -> list[str]:
-        """What is wrong with the stages named on a command line; `config` is None while it is not known."""
+        """What is wrong with the stages and the checkpoints named on a command line; `config` is None while it is not
+        known."""
         any_config = [*self.stage_names, *(stage.name for stage in self.optional)]
-        return check_stages(any_config if config is None else self.planned_names(config), rerun, until)
+        problems = check_stages(any_config if config is None else self.planned_names(config), rerun, until)
+        return problems if config is None else [*problems, *unknown_models(config)]
 
 
 def changed(config: C, **fields: object) -> C:

@@ -1,6 +1,7 @@
 """`python -m flows store`: what lies in the store, how large it is, what may go, and whether it is whole."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -8,6 +9,8 @@ from rich import box
 from rich.table import Table
 
 from data.artifact import read_manifest
+from data.home import writable_home
+from data.suggest import did_you_mean
 from flows.tables import console
 from tasks.locks import hold
 from tasks.room import spelt
@@ -44,6 +47,10 @@ def list_artifacts(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List the artifacts, and whether `store gc` would keep each."""
+    known = list(holdings(home()))
+    stages = {holding.stage for holding in known}
+    if stage is not None and stage not in stages:
+        _stop(LookupError(f"no artifact of a stage {stage!r} in {home()};{did_you_mean(stage, stages)}"))
     still, pinned = wanted(home(), keep), {(one.get("stage"), one.get("key")) for one in pins(home()).values()}
     rows = [
         {
@@ -54,7 +61,7 @@ def list_artifacts(
             "bytes": holding.bytes(),
             "kept": "pinned" if holding.name in pinned else "yes" if holding.name in still else "no",
         }
-        for holding in holdings(home())
+        for holding in known
         if stage in (None, holding.stage)
     ]
     if as_json:
@@ -106,7 +113,7 @@ def collect_garbage(
     Safe while runs are in progress. Answers of language models (ledger/) and features of images are never removed:
     another run may use them.
     """
-    found = collect(home(), keep, dry_run)
+    found = collect(_writable(), keep, dry_run)
     for holding, size in found.removed:
         what = "unfinished, " if holding.kind == "partial" else ""
         verb = "would remove" if dry_run else "removed"
@@ -123,6 +130,8 @@ def verify(
     ] = False,
 ) -> None:
     """Read every file of every artifact and compare it with what was sealed; exit with 1 if anything differs."""
+    if discard:
+        _writable()
     checked, damaged = 0, 0
     for holding in holdings(home()):
         if holding.kind != "store":
@@ -158,7 +167,7 @@ def pin_target(
             typer.echo(name)
         return
     try:
-        typer.echo(f"pinned {pin(home(), target)}")
+        typer.echo(f"pinned {pin(_writable(), target)}")
     except LookupError as error:
         _stop(error)
 
@@ -167,7 +176,7 @@ def pin_target(
 def unpin_target(target: Annotated[str, typer.Argument(help="As it was pinned.")]) -> None:
     """Take a pin away."""
     try:
-        typer.echo(f"unpinned {unpin(home(), target)}")
+        typer.echo(f"unpinned {unpin(_writable(), target)}")
     except LookupError as error:
         _stop(error)
 
@@ -191,6 +200,13 @@ def _facts(holding: Holding) -> dict[str, Any]:
     return {"created": manifest.get("created"), "written": manifest["counts"].get("written")}
 
 
-def _stop(error: LookupError) -> NoReturn:
+def _writable() -> Path:
+    try:
+        return writable_home()
+    except ValueError as error:
+        _stop(error)
+
+
+def _stop(error: LookupError | ValueError) -> NoReturn:
     typer.echo(f"error: {error.args[0]}", err=True)
     raise typer.Exit(1) from None

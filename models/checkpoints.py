@@ -56,14 +56,25 @@ def resolve(name: str) -> Located:
     for folder in (SHIPPED / name, Path(name).expanduser()):
         if folder.is_dir():
             return Located(str(folder.resolve()), folder_revision(folder), local=True)
-    if not HUB_ID.fullmatch(name):
-        shipped = [path.name for path in SHIPPED.iterdir() if path.is_dir()] if SHIPPED.is_dir() else []
-        raise LookupError(
-            f"no checkpoint {name!r}: neither in models/checkpoints, nor a folder, nor an id 'owner/name' of Hugging "
-            f"Face;{did_you_mean(name, shipped)}"
-        )
+    check_name(name)
     repository, _, revision = name.partition("@")
     return Located(repository, _commit(repository, revision or "main"), local=False)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that `resolve` cannot follow, without asking a hub or reading a file.
+
+    Raises:
+        FileNotFoundError: if a file of LAVIS's is not there.
+        LookupError: if it is no shipped checkpoint, no folder, and no id of the hub's form.
+    """
+    if _lavis_files(name) or HUB_ID.fullmatch(name) or (SHIPPED / name).is_dir() or Path(name).expanduser().is_dir():
+        return
+    shipped = [path.name for path in SHIPPED.iterdir() if path.is_dir()] if SHIPPED.is_dir() else []
+    raise LookupError(
+        f"no checkpoint {name!r}: neither in models/checkpoints, nor a folder, nor an id 'owner/name' of Hugging "
+        f"Face;{did_you_mean(name, shipped)}"
+    )
 
 
 def _lavis_files(name: str) -> list[Path]:

@@ -62,6 +62,8 @@ def find_with(name: str | None, file: str) -> Artifact:
                 artifact = open_sealed(folder)
                 artifact.file(file)
                 return artifact
+        if "/" in name:
+            raise LookupError(f"no artifact {name!r}: there is no such folder, nor one below {home() / 'store'}")
     runs = recorded_runs()
     if name is None and not runs:
         raise LookupError(f"no run yet in {home()}; start one with: python -m flows demo")

@@ -86,8 +86,6 @@ UNUSED: Mapping[str, str] = {
     "eva": r"(norm|fc_norm|head)\..*|mask_token",
     "clip": r"ln_post\..*|proj",
 }
-# May be missing: `temp` is then 0.07, LAVIS's start. (`visual_encoder.*` may be missing where a tower file is given.)
-OPTIONAL = ("temp",)
 
 
 def convert(
@@ -107,7 +105,7 @@ def convert(
         ValueError: naming weights that are missing, unknown or misshapen, or if there is no tower.
     """
     rest = dict(qformer)
-    temperature = rest.pop("temp", None)
+    temperature = rest.pop("temp", None)  # missing: LAVIS's start, 0.07
     prefix = "visual_encoder."
     inside = {name.removeprefix(prefix): rest.pop(name) for name in list(rest) if name.startswith(prefix)}
     vision = {**(tower or {}), **inside}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.keys import canonical, digest, file_digest, tree_digest
+from data.keys import canonical, digest, file_digest
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -51,19 +51,3 @@ def test_what_is_not_json_is_refused(foreign: object) -> None:
 def test_file_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
-
-
-def test_tree_digest_sees_names_and_bytes_but_not_the_place(tmp_path: Path) -> None:
-    for folder in ("one", "two", "three", "four"):
-        (tmp_path / folder / "deep").mkdir(parents=True)
-        (tmp_path / folder / "deep" / "a.json").write_text("1")
-    (tmp_path / "three" / "deep" / "a.json").write_text("2")
-    (tmp_path / "four" / "deep" / "a.json").rename(tmp_path / "four" / "deep" / "b.json")
-    digests = [tree_digest(tmp_path / folder) for folder in ("one", "two", "three", "four")]
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
-
-
-def test_tree_digest_of_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file matches '\*\.json'"):
-        tree_digest(tmp_path, "*.json")

@@ -163,6 +163,59 @@ def test_mistyped_recipe_gets_a_suggestion_without_a_server(store: Path) -> None
         load_recipe("tiny-model")
 
 
+@pytest.mark.parametrize(
+    ("assignment", "problem"),
+    [
+        ("sample.high=200", "the window of sample ends at rank 200, but rank keeps 100 candidates; set rank.depth=200"),
+        ("train.hard_negatives=2", "train.hard_negatives=2, but none are mined; set mine.count=2 or more"),
+        ("encode.checkpoint=tiny_blip", "encode.checkpoint: no checkpoint 'tiny_blip': neither in models/checkpoints"),
+        ("generate.model=/nowhere", "generate.model: no checkpoint '/nowhere': neither in models/checkpoints"),
+        (
+            'views=[{"encode": {"checkpoint": "clop"}, "sample": {"view": "clip"}}]',
+            "views.encode.checkpoint: no checkpoint 'clop'",
+        ),
+    ],
+)
+def test_what_only_a_late_stage_would_find_is_found_before_work(assignment: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as info:
+        checked(load_recipe("mra_cir"), [assignment], [], None)
+    assert len(info.value.problems) == 1
+    assert info.value.problems[0].startswith(problem)
+
+
+def test_models_that_nothing_here_loads_may_have_any_name() -> None:
+    servers = ["generate.backend=openai", "generate.model=served", "resources.endpoints=http://localhost:1/v1"]
+    config = checked(load_recipe("mra_cir"), [*servers, "filter.judge.model=nothing"], [], None)
+    assert config.model_dump()["generate"]["model"] == "served"
+
+
+def test_an_estimate_has_an_end_of_its_own() -> None:
+    result = CliRunner().invoke(app, ["run", "mra_cir", "--estimate", "--until", "train"])
+    assert result.exit_code == 2
+    assert result.stderr == "error: --estimate stops before `generate`; leave out --until\n"
+
+
+def test_a_place_that_keeps_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place, words, said in (
+        (file, ["status"], f"CIRQUE_HOME={file} is a file; give a folder"),
+        (file / "below", ["demo"], f"nothing can be kept in CIRQUE_HOME={file / 'below'}: there is a file at {file};"),
+        (file / "below", ["store", "gc"], f"nothing can be kept in CIRQUE_HOME={file / 'below'}: there is a file at"),
+    ):
+        monkeypatch.setenv("CIRQUE_HOME", str(place))
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code in (1, 2)
+        assert result.stderr.startswith(f"error: {said}")
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "new" / "home"))
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)  # root may write anywhere
+    result = CliRunner().invoke(app, ["run", "mra_cir"])
+    assert result.exit_code == 2
+    assert f"this user may not write to {tmp_path}; give another folder" in result.stderr
+    assert CliRunner().invoke(app, ["status"]).stderr.startswith("error: no run yet in")
+    assert not (tmp_path / "new").exists()
+
+
 def test_recipes_are_the_files_that_define_one() -> None:
     assert {"mra_cir", "tiny_models"} <= set(recipe_names())
     assert not {"recipe", "__main__", "status"} & set(recipe_names())

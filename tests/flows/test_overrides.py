@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from data.config import Resources, StageConfig
 from flows.overrides import ConfigError, configure, field_values
@@ -18,6 +19,7 @@ class Sample(StageConfig):
     limit: PositiveInt | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     names: tuple[str, ...] = ("a",)
+    sizes: Annotated[tuple[int, ...], Field(min_length=1)] = (1,)
     strict: bool = True
 
     @model_validator(mode="after")
@@ -69,6 +71,17 @@ def test_values_are_read_by_the_field_s_type(assignment: str, group: str, field:
         ("sample.low=80", "sample: need low <= high, got low=80, high=70"),
         ("ingest.path.x=1", "ingest.path.x: ingest.path is a field, not a group of fields"),
         ("ingest=folder", "ingest is a group of fields; set ingest.source, ingest.path"),
+        ("=3", "'=3' is not key=value; write for example ingest.source=tiny_world"),
+        (
+            "sample.seeds=3,x",
+            "sample.seeds.1: input should be a valid integer, unable to parse string as an integer, got 'x'",
+        ),
+        (
+            "sample.sizes=x",
+            "sample.sizes.0: input should be a valid integer, unable to parse string as an integer, got 'x'",
+        ),
+        ("sample.sizes=", "sample.sizes: tuple should have at least 1 item after validation, not 0, got []"),
+        ("sample.seeds=[3,", "sample.seeds: '[3,' is not valid JSON: Expecting value at character 4"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(assignment: str, problem: str) -> None:

@@ -49,6 +49,15 @@ def test_gc_keeps_what_the_last_runs_reach(store: Path) -> None:
     assert not any((store / "trash").iterdir())
 
 
+def test_a_stage_without_artifacts_is_named(store: Path) -> None:
+    assert called("ls")[0] == 0
+    run_toy()
+    code, _, err = called("ls", "duoble")
+    assert (code, err) == (1, f"error: no artifact of a stage 'duoble' in {store}; did you mean 'double'?\n")
+    code, out, _ = called("ls", "double", "--json")
+    assert [row["stage"] for row in json.loads(out)] == ["double"]
+
+
 def test_gc_counts_runs_by_recipe(store: Path) -> None:
     run_toy(factor=2)
     for _ in range(3):
