@@ -139,7 +139,6 @@ def too_short(annotations: Annotations, rankings: Mapping[str, Ranking]) -> int:
 
 def read_lists(annotations: Annotations, path: Path) -> Mapping[str, Ranking]:
     """`from_lists` of a JSON file."""
-    try:
-        return from_lists(annotations, read_json(path, distinct=True), path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no file {path}") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}" + ("; that is a folder" if path.is_dir() else ""))
+    return from_lists(annotations, read_json(path, distinct=True), path)

@@ -15,7 +15,9 @@ def convert(
     fit: Annotated[
         str | None, typer.Option(help="squash or target_pad; default: as the source. Part of every key that follows.")
     ] = None,
-    max_text_tokens: Annotated[int | None, typer.Option(help="Texts are cut here; default: as the source.")] = None,
+    max_text_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Texts are cut here; default: as the source.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Of the written weights: float32, float16 or bfloat16.")] = "float32",
 ) -> None:
     """Write a checkpoint in Hugging Face's format, with a card.

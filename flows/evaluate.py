@@ -25,6 +25,7 @@ from tasks.runs import StageRecord
 from tasks.score import check_names
 from tasks.score_tables import Results, results, write
 from tasks.target_texts import MissingTexts, TargetTextConfig, TargetTexts, check_writer, write_target_texts
+from tasks.trained import checkpoint_of
 
 
 class Settings(StageConfig):
@@ -36,7 +37,11 @@ class Settings(StageConfig):
 
 def evaluate(
     checkpoints: Annotated[
-        list[str], typer.Argument(metavar="CHECKPOINT...", help="the second and later ones are compared with the first")
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="names, folders, Hugging Face ids, or RUN or RUN/seed-1; the later ones are compared with the first",
+        ),
     ],
     benchmark: Annotated[str, typer.Option(help="names, separated by commas: cirr,circo,fashioniq,genecis")],
     root: Annotated[Path, typer.Option(help="folder with the benchmarks' files, or with a folder for each")],
@@ -83,7 +88,7 @@ def evaluate(
         own = {"device": device, "batch_size": batch_size, "workers": workers}
         settings = settled(own, target_texts, backend, assignments or [])
         resources = settings.resources
-        labels = label(checkpoints)
+        labels = {short: checkpoint_of(name) for short, name in label(checkpoints).items()}
         if split == "test" and depth < 50 and any(name in FILES for name in names):
             raise ValueError(f"submission files hold 50 images per query, so --depth {depth} is too few")
         with choose_display() as display:

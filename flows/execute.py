@@ -104,7 +104,10 @@ def list_fields(name: str) -> None:
 
 def _last_run_completed() -> bool:
     runs = recorded_runs()
-    return bool(runs) and load_run(runs[-1]).state == "completed"
+    try:
+        return bool(runs) and load_run(runs[-1]).state == "completed"
+    except LookupError:  # its record is damaged, which is no reason not to run
+        return False
 
 
 def _stored_run(recipe: Recipe[Any], config: StageConfig, until: str | None) -> str | None:

@@ -79,7 +79,10 @@ def _row(record: RunRecord, stage: str) -> StageRecord | None:
 
 def _run_before(record: RunRecord, stage: str) -> RunRecord | None:
     for name in reversed([name for name in recorded_runs() if name < record.run]):
-        before = load_run(name)
+        try:
+            before = load_run(name)
+        except LookupError:  # damaged; an earlier one may do
+            continue
         row = _row(before, stage)
         if before.recipe == record.recipe and row is not None and row.key is not None:
             return before

@@ -108,7 +108,11 @@ def _runs_table() -> Table:
     for name in ("run", "recipe", "state", "ran", "cached", "stage in hand"):
         table.add_column(name)
     for name in recorded_runs()[-_SHOWN:]:
-        record = load_run(name)
+        try:
+            record = load_run(name)
+        except LookupError:
+            table.add_row(name, "", "unreadable", "", "", "")
+            continue
         states = [row.state for row in record.stages]
         counts = [str(states.count(state)) for state in ("ran", "cached")]
         table.add_row(name, record.recipe, record.state, *counts, record.stage_in_hand() or "")

@@ -51,7 +51,11 @@ def list_artifacts(
     stages = {holding.stage for holding in known}
     if stage is not None and stage not in stages:
         _stop(LookupError(f"no artifact of a stage {stage!r} in {home()};{did_you_mean(stage, stages)}"))
-    still, pinned = wanted(home(), keep), {(one.get("stage"), one.get("key")) for one in pins(home()).values()}
+    try:
+        reached = wanted(home(), keep)
+    except LookupError as error:
+        _stop(error)
+    still, pinned = reached, {(one.get("stage"), one.get("key")) for one in pins(home()).values()}
     rows = [
         {
             "stage": holding.stage,
@@ -113,7 +117,10 @@ def collect_garbage(
     Safe while runs are in progress. Answers of language models (ledger/) and features of images are never removed:
     another run may use them.
     """
-    found = collect(_writable(), keep, dry_run)
+    try:
+        found = collect(_writable(), keep, dry_run)
+    except LookupError as error:
+        _stop(error)
     for holding, size in found.removed:
         what = "unfinished, " if holding.kind == "partial" else ""
         verb = "would remove" if dry_run else "removed"
@@ -186,9 +193,10 @@ def show_artifact(target: Annotated[str, typer.Argument(help="An artifact such a
     """Print an artifact's folder and its manifest."""
     try:
         holding = artifact_named(home(), target)
-    except LookupError as error:
+        manifest = read_manifest(holding.folder)
+    except (LookupError, ValueError) as error:
         _stop(error)
-    typer.echo(json.dumps({"folder": str(holding.folder), **read_manifest(holding.folder)}, indent=2))
+    typer.echo(json.dumps({"folder": str(holding.folder), **manifest}, indent=2))
 
 
 def _facts(holding: Holding) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from data.artifact import Artifact, Counts, write_json
 from data.config import StageConfig
@@ -329,7 +329,7 @@ def load_run(run: str) -> RunRecord:
     """A run's record; what a dead process left `running` is `interrupted`.
 
     Raises:
-        LookupError: if there is no such run.
+        LookupError: if there is no such run, or its record cannot be read.
     """
     folder = home() / "runs" / run
     alive = is_held(folder / "lock")  # asked first: a run that ends meanwhile has written its last record
@@ -337,12 +337,21 @@ def load_run(run: str) -> RunRecord:
         record = RunRecord.model_validate_json((folder / "run.json").read_bytes())
     except FileNotFoundError:
         raise LookupError(f"no run {run!r} in {folder.parent};{did_you_mean(run, recorded_runs())}") from None
+    except ValidationError as error:
+        raise LookupError(
+            f"{folder / 'run.json'} is damaged or of another version ({_first(error)}); move {folder} out of the way"
+        ) from error
     if record.state == "running" and not alive:
         record.state = "interrupted"
         for row in record.stages:
             if row.state == "running":
                 row.state, row.error = "interrupted", "its process died"
     return record
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return ": ".join([*(str(part) for part in found["loc"]), str(found["msg"])])
 
 
 def _failure(record: RunRecord, folder: Path, error: Exception) -> str:

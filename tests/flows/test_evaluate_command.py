@@ -206,9 +206,11 @@ def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeyp
         (("cirr", "--set", "resources.device=cuda"), "resources.device is given twice"),
         (("cirr", "--set", "target_texts.retries=1"), "none are written without --target-texts"),
     ):
-        code, out, wrong = run(monkeypatch, tmp_path, "nowhere", "--root", world, "--benchmark", *words)
+        code, out, wrong = run(monkeypatch, tmp_path, "tiny_blip2", "--root", world, "--benchmark", *words)
         assert (code, out) == (1, "")
         assert told in wrong
+    code, out, wrong = run(monkeypatch, tmp_path, "tiny_blip", "--root", "/nowhere", "--benchmark", "cirr")
+    assert (code, out, "did you mean 'tiny_blip2'?" in wrong) == (1, "", True)
 
 
 def test_labels_and_choices() -> None:

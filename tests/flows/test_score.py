@@ -55,6 +55,7 @@ def test_features_without_coco_list_and_several_choices(tmp_path: Path) -> None:
     [
         (("--benchmark", "circo"), "give either --predictions FILE.json or --features FILE.npz"),
         (("--benchmark", "circo", "--predictions", "nowhere.json"), "there is no file nowhere.json"),
+        (("--benchmark", "circo", "--predictions", "."), "there is no file .; that is a folder"),
         (("--benchmark", "circo", "--features", __file__), "is no .npz file of plain arrays"),
         (("--benchmark", "cirko", "--features", __file__), "did you mean 'circo'?"),
         (("--benchmark", "circo", "--features", __file__, "--protocol", "refrence=mask"), "did you mean 'reference'?"),

@@ -104,3 +104,19 @@ def test_score_tables_keep_to_100_columns_baselines_first() -> None:
     assert lines[0].strip() == "tiny_single (val, 600 queries), percent"
     methods = [line.split()[0] for line in lines if "12.3" in line]
     assert methods == ["image_only", "image_text", "composed"]
+
+
+def test_a_record_that_cannot_be_read_is_named_and_stops_only_what_needs_it(store: Path) -> None:
+    good = run_toy()
+    bad = store / "runs" / "20000101-000000-000"
+    bad.mkdir()
+    (bad / "run.json").write_text("{")
+    shown = CliRunner().invoke(app, ["status"])
+    assert (shown.exit_code, "unreadable" in shown.stdout) == (0, True)
+    assert CliRunner().invoke(app, ["explain", "double"]).exit_code == 0
+    for words in (["status", bad.name], ["store", "gc"], ["store", "ls"]):  # what it reaches is not known
+        told = CliRunner().invoke(app, words)
+        assert told.exit_code == 1
+        assert told.stderr.startswith(f"error: {bad / 'run.json'} is damaged or of another version (Invalid JSON")
+        assert told.stderr.endswith(f"; move {bad} out of the way\n")
+    assert load_run(good).state == "completed"

@@ -31,8 +31,10 @@ def test_a_run_stands_for_its_first_seed_or_the_one_named(store: Path) -> None:
 
 
 def test_other_names_stay_as_they_are(store: Path) -> None:
-    for name in ("tiny_blip2", "Salesforce/blip2-itm-vit-g", "/some/folder", "20261121-120000-000"):
+    for name in ("tiny_blip2", "Salesforce/blip2-itm-vit-g", str(store)):
         assert checkpoint_of(name) == name
+    with pytest.raises(LookupError, match="no checkpoint '20261121-120000-000'"):
+        checkpoint_of("20261121-120000-000")
 
 
 def test_a_run_without_the_checkpoint_says_so(store: Path) -> None:
