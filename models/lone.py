@@ -63,15 +63,19 @@ class LoneRanker:
         kept = None if query.mask is None else query.mask[0]
 
         def share(start: int) -> None:
-            torch.set_num_threads(1)  # of this thread: the products are small
             with torch.inference_mode():
                 for at in range(start, min(start + SHARE, len(self.gallery)), step):
                     rows = slice(at, min(at + step, start + SHARE, len(self.gallery)))
                     scores[0, rows] = self._block(columns, kept, rows)
 
         step = max(1, BLOCK_TOKENS // self._inverse.shape[1])
-        with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(share, range(0, len(self.gallery), SHARE)))
+        threads = torch.get_num_threads()
+        try:
+            # One for each of the pool's threads: the products are small.
+            with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(share, range(0, len(self.gallery), SHARE)))
+        finally:
+            torch.set_num_threads(threads)  # MKL's number is not the thread's but the process's
         return scores
 
     def _block(self, columns: Tensor, kept: Tensor | None, rows: slice) -> Tensor:
