@@ -30,7 +30,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from data.keys import digest as digest_of
 from models.encoders import TextReading, TokenSet
-from models.encoders.files import SIDE_FILE, side_facts, without_bars, write_checkpoint
+from models.encoders.files import SIDE_FILE, loading, side_facts, write_checkpoint
 from models.encoders.fit import FITS, Fit, fit_image
 from models.encoders.placement import DTYPES, resolve_device, resolve_dtype, weights_digest
 from models.encoders.towers import model_class, set_post_norm
@@ -301,7 +301,7 @@ class Blip2Encoder(nn.Module):
         """
         place = resolve_device(device)
         source = str(source)
-        with without_bars():
+        with loading():
             described = Blip2Config.from_pretrained(source, revision=revision)
             model, report = model_class(described).from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from models.encoders import TokenSet
-from models.encoders.files import without_bars
+from models.encoders.files import loading
 from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
 
 
@@ -111,7 +111,7 @@ class EmbeddingEncoder(nn.Module):
             ValueError: if weights are missing or misshapen.
         """
         place = resolve_device(device)
-        with without_bars():
+        with loading():
             model, report = AutoModel.from_pretrained(
                 source, revision=revision, dtype=torch.float32, output_loading_info=True
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from models.encoders.placement import DTYPES
 
 SIDE_FILE = "cirque.json"
+_ONE = threading.Lock()
 
 
 def write_checkpoint(
@@ -37,7 +39,7 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     if dtype is not None:
         state = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in state.items()}
-    with without_bars():
+    with loading():
         model.save_pretrained(folder, state_dict=state)
     for reader in readers:
         reader.save_pretrained(folder)
@@ -52,12 +54,17 @@ def side_facts(source: str) -> dict[str, Any]:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers' progress bars, one line per file, out of ours."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+def loading() -> Iterator[None]:
+    """Let transformers load or save a model: one at a time, and without its progress bars, one line per file.
+
+    While it loads it puts functions in the place of torch's and of its own, and gives back what it found. Of two
+    threads, the later finds the earlier one's: from then on no model of the process has tied weights.
+    """
+    with _ONE:
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()

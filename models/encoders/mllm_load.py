@@ -13,7 +13,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from models.encoders.files import side_facts, without_bars
+from models.encoders.files import loading, side_facts
 from models.encoders.mllm import TEMPERATURE, MllmEncoder
 from models.encoders.mllm_families import FAMILIES
 from models.encoders.mllm_text import BARE, Templates
@@ -43,7 +43,7 @@ def load_mllm(
         raise ValueError(f"{source} is of type {config.model_type!r}; MLLMs that embed are {', '.join(FAMILIES)}")
     auto = AutoModelForCausalLM if config.model_type == "phi4_multimodal" else AutoModelForImageTextToText
     numbers = torch.float32 if place.type == "cpu" else "auto"
-    with without_bars():
+    with loading():
         model, report = auto.from_pretrained(source, revision=revision, output_loading_info=True, dtype=numbers)
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
