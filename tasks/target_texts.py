@@ -14,12 +14,13 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, field_validator
 
 import prompts
-from data.benchmarks import Benchmark
+from data.benchmarks import Benchmark, Query
 from data.config import Resources, StageConfig
 from data.keys import canonical
 from data.progress import progress
 from data.schemas import GENERATIONS
 from models.backends import Engine, Sampling, check_resources, load_backend, locate_model
+from prompts import Prompt
 from tasks.asking import Asker
 from tasks.replies import Rejected
 from tasks.requests import Picture, Question, Terms
@@ -125,19 +126,14 @@ def write_target_texts(
         # CIRR's test split has one; a prompt with nothing in it would ask for anything.
         blank = (query.query_id for query in benchmark.queries if not query.modification.strip())
         faults[benchmark.name].update(dict.fromkeys(blank, (BLANK, "")))
-    questions = (
-        Question(
-            f"{benchmark.name}/{query.query_id}",
-            prompt.render(modification=query.modification),
-            (f"{benchmark.name}/{query.reference_id}",),
-        )
+    questions = [
+        _question(benchmark.name, query, prompt)
         for benchmark in benchmarks
         for query in benchmark.queries
         if query.query_id not in faults[benchmark.name]
-    )
-    total = sum(len(benchmark.queries) - len(faults[benchmark.name]) for benchmark in benchmarks)
+    ]
     with (
-        progress(total, "target texts") as advance,
+        progress(len(questions), "target texts") as advance,
         Asker(
             terms,
             load_backend(config.backend),
@@ -163,6 +159,11 @@ def write_target_texts(
         }
     writer = f"{terms.model}@{terms.located.revision[:12]}"
     return TargetTexts(writer, texts, faults, asker.figures.asked, asker.figures.reused)
+
+
+def _question(name: str, query: Query, prompt: Prompt) -> Question:
+    text = prompt.render(modification=query.modification)
+    return Question(f"{name}/{query.query_id}", text, (f"{name}/{query.reference_id}",))
 
 
 def _pictures(benchmark: Benchmark, side: int, workers: int) -> Iterator[tuple[str, Picture]]:
