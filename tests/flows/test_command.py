@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from flows.__main__ import app, before_all
@@ -268,7 +269,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatc
         settled = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
         settled |= {"OMP_WAIT_POLICY": own} if own else {}
         monkeypatch.setattr(os, "environ", settled)
-        before_all(offline=False)
+        before_all(typer.Context(typer.main.get_command(app)), offline=False)
         assert settled["OMP_WAIT_POLICY"] == expected
 
 
