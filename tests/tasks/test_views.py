@@ -152,8 +152,8 @@ def test_two_views_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_the_stages_of_views_can_be_named() -> None:
     plain = RECIPE.config()
-    view = {"encode": {"checkpoint": "C"}, "sample": {"view": "clip"}}
-    asking = {"encode": {"checkpoint": "C", "of": "caption"}, "sample": {"view": "said"}, "caption": {}}
+    view = {"encode": {"checkpoint": "some/clip"}, "sample": {"view": "clip"}}
+    asking = {"encode": {"checkpoint": "some/clip", "of": "caption"}, "sample": {"view": "said"}, "caption": {}}
     both = MraCir.model_validate({"views": [view, asking]})
     assert RECIPE.planned_names(plain) == RECIPE.stage_names
     assert RECIPE.planned_names(both)[4:14] == [
