@@ -32,6 +32,7 @@ from tasks.filters.text_alone import Config as TextAlone
 from tasks.filters.too_generic import Config as TooGeneric
 from tasks.filters.too_long import Config as TooLong
 from tasks.filters.ungrounded import Config as Ungrounded
+from tasks.filters.unsupported import Config as Unsupported
 from tasks.spill import SortedTable
 from tasks.stage import stage
 
@@ -49,6 +50,7 @@ class FilterConfig(StageConfig):
     names_target: NamesTarget = NamesTarget()
     same_text: SameText = SameText()
     ungrounded: Ungrounded = Ungrounded()
+    unsupported: Unsupported = Unsupported()
     far_apart: FarApart = FarApart()
     near_duplicate: NearDuplicate = NearDuplicate()
     same_picture: SamePicture = SamePicture()

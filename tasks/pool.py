@@ -13,10 +13,12 @@ from data.schemas import IMAGES
 from models.backends import Engine
 from tasks.ingest import open_image
 from tasks.requests import Picture
+from tasks.rows import read_rows
 
 # Pictures kept after they were looked up: a chunk asks for each of its images several times.
 _KEPT = 1024
 _COLUMNS = ("image_id", "uri", "width", "height")
+_DIGESTS = ("sha256", "stored_sha256")
 
 
 class Pool(Mapping[str, Picture]):
@@ -30,9 +32,13 @@ class Pool(Mapping[str, Picture]):
             engine: `image_side` limits what is seen.
         """
         self._images, self._side = images, engine.image_side
-        table = images.read(IMAGES, "images.parquet")
+        names = [name for name in IMAGES.names if name in (*_COLUMNS, *_DIGESTS)]
+        # Some rows at a time: decoding columns whole takes many times the memory of what is kept of them.
+        table = pa.Table.from_batches(read_rows(images.file("images.parquet"), IMAGES, names))
         self._columns = {name: table[name].combine_chunks() for name in _COLUMNS}
         self._digests = content_digests(table).combine_chunks()
+        del table
+        pa.default_memory_pool().release_unused()  # what reading took stands idle for as long as the pool lives
         self._made = lru_cache(_KEPT)(self._make)
 
     def __getitem__(self, image_id: str) -> Picture:

@@ -1,0 +1,85 @@
+"""Claims and what two captions say to them: values that a reader can check by hand."""
+
+import pytest
+
+from tasks.filters import unsupported
+from tasks.filters._claims import Change, claims
+from tests.tasks.filters.triplets import measured, triplet
+
+BEFORE = "a brown dog in the top left and a small red ball on a grey background"
+AFTER = "a brown dog in the top right, two birds and a small blue ball on a white background"
+
+
+@pytest.mark.parametrize(
+    ("modification", "found"),
+    [
+        ("Make the dog black, and add two birds.", [("dog", "black"), ("two", "bird")]),
+        ("a cat instead of the dog", [("dog", "cat")]),  # what it is about comes first
+        ("anything but a tiny dog", [("small", "dog")]),
+        ("no dresses but a grey bus", [("dress",), ("gray", "bus")]),
+        ("make it different", []),
+    ],
+)
+def test_what_a_modification_claims(modification: str, found: list[tuple[str, ...]]) -> None:
+    assert [claim.told for claim in claims(modification)] == found
+
+
+@pytest.mark.parametrize("text", ["remove the dog", "no dog any more", "the dog isn't brown", "take the dog away"])
+def test_what_goes(text: str) -> None:
+    assert [claim.gone for claim in claims(text)] == [True]
+    assert not claims("move the dog")[0].gone
+
+
+@pytest.mark.parametrize(
+    ("claim", "support"),
+    [
+        ("the ball is blue now", 1),
+        ("the ball is green now", 0),
+        ("the red ball becomes little", 0.5),  # it is small in both; at least something of it changes
+        ("the dog is in the top right", 1),
+        ("the dog is in the bottom right", 0.25),  # right, not bottom
+        ("the dog is brown", 0),  # it is, and was
+        ("the cat is blue", 0),
+        ("the background is white", 1),
+        ("make it a white picture", 1),
+        ("two birds", 1),
+        ("add a bird", 1),
+        ("there are three birds now", 0),
+        ("there are two dogs now", 0),  # one of each
+        ("there is no red ball any more", 1),
+        ("there is no ball any more", 0),
+        ("remove the cat", 0),
+    ],
+)
+def test_what_captions_say_to_a_claim(claim: str, support: float) -> None:
+    (one,) = claims(claim)
+    assert Change(BEFORE, AFTER).support(one) == support
+
+
+def test_things_are_counted() -> None:
+    change = Change("a red ball on a lawn", "a red ball, a blue ball and a red ball on a lawn")
+    assert [change.support(claims(text)[0]) for text in ("three balls", "two red balls", "two balls")] == [1, 1, 0]
+    same = Change("a red ball and a blue ball", "a green ball and a red ball")
+    assert same.support(claims("two balls")[0]) == 0  # two before and after
+
+
+def test_what_is_bare_has_lost_words() -> None:
+    change = Change("a striped red shirt and a blue skirt", "a red shirt and a dotted blue skirt")
+    assert [change.support(claims(f"the {thing} is plain")[0]) for thing in ("shirt", "skirt")] == [1, 0]
+
+
+def test_a_place_is_one_of_its_own() -> None:
+    change = Change("a red ball in the top center", "a red ball in the center")
+    assert [change.support(claims(f"the ball is in the {place}")[0]) for place in ("center", "top center")] == [1, 0]
+
+
+def test_doubted_words_are_counted_and_told() -> None:
+    row = triplet("the ball is green, the dog is in the top right and there is a cat")
+    rows = [row | {"reference_caption": BEFORE, "target_caption": AFTER}, row | {"reference_caption": None}]
+    one, none = measured(unsupported.Config(), *rows)
+    assert one.value == (2 + 1) / 6  # ball, green, cat of these and dog, top, right
+    assert one.found.endswith(": 'the ball is green'; 'there is a cat'")
+    assert none == (None, "no_caption")
+    as_text = rows[0] | {"target_caption": None, "target_text": AFTER}
+    assert measured(unsupported.Config(), as_text)[0].value == 1 / 2
+    assert measured(unsupported.Config(), rows[0] | {"modification": "make it different"})[0].value == 0
