@@ -72,7 +72,8 @@ class Asker:
         Args:
             terms: whom to ask and how.
             opener: starts the engine when the first request is not in the ledger.
-            resources: `chunk` requests go to the engine at once; `workers` threads decode the images of the next.
+            resources: requests that show `chunk` images go to the engine at once, or as many requests that show none;
+                `workers` threads decode the images of the next.
             ledger: root folder of the ledgers.
             retries: attempts after the first, each with another seed.
             images_per_prompt: the most that any prompt will show.
@@ -201,7 +202,8 @@ class _Session:
     ) -> None:
         self._asker, self._terms, self._prompt, self._pool = asker, asker.terms, prompt, pool
         self._choices = choices
-        self._chunk = asker.resources.chunk
+        # Counted in images: a request with two is as much work as two with one, and takes the memory of two.
+        self._chunk = max(1, asker.resources.chunk // max(1, prompt.images))
         self._fresh = iter(questions)
         self._again: deque[Attempt] = deque()
         self._waiting: dict[str, list[Attempt]] = {}  # by request: two questions may come to the same one
