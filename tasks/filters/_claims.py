@@ -14,7 +14,7 @@ class Phrase(NamedTuple):
 
     Attributes:
         told: its telling words.
-        place: those of them that say where: after "in", "at" and the like.
+        place: those of them that say where: after the last "in", "at" or the like.
     """
 
     told: Words
@@ -24,11 +24,15 @@ class Phrase(NamedTuple):
 # What stands with or on something is another thing; what is on its left or right is where a thing is.
 _PHRASES = re.compile(r"[,;:.!?]|\b(?:and|with)\b|\bon\b(?!\s+(?:(?:the|its|far)\s+)*(?:left|right|top|bottom)\b)")
 _CLAIMS = re.compile(r"[,;:.!?]|\band\b|(?<!anything )\bbut\b")
-_WHERE = re.compile(r"\b(?:in|at|on|to|near|by|under|behind|above|below|beside)\b")
+_WHERE = re.compile(r".*\b(?:in|at|on|to|near|by|under|behind|above|below|beside)\b")
 _INSTEAD = re.compile(r"\b(?:instead of|rather than)\b")
 _GONE = re.compile(
     r"\b(?:remov(?:e|es|ed|ing)|delet(?:e|es|ed)|without|minus|loses?|lost|gone|disappear(?:s|ed)?|not|no|nothing|"
     r"never|anything but|(?:tak(?:e|es|en)|goes?|went)\b.*\baway)\b|n['’]t\b"
+)
+_GOING = frozenset(
+    words("removing delete deletes deleted minus lose loses lost gone disappear disappears disappeared nothing never")
+    + words("anything taken went away")
 )
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _NUMBERS |= {str(number): number for number in _NUMBERS.values()}
@@ -45,7 +49,7 @@ _MEANING = {
     )
     for word in group
 }
-_UNTOLD = (FUNCTION | VAGUE | _QUALITIES) - _GROUND - {f"{word}s" for word in _GROUND}
+_UNTOLD = (FUNCTION | VAGUE | _QUALITIES | _GOING) - _GROUND - {f"{word}s" for word in _GROUND}
 
 
 class Claim(NamedTuple):
@@ -134,7 +138,7 @@ def _phrases(caption: str) -> list[Phrase]:
 
 
 def _place(text: str) -> Words:
-    return frozenset(_told(text[found.end() :])) if (found := _WHERE.search(text)) else frozenset()
+    return frozenset(_told(text[found.end() :])) if (found := _WHERE.match(text)) else frozenset()
 
 
 def _covering(phrases: Sequence[Phrase], said: Words) -> list[int]:
@@ -147,7 +151,7 @@ def _about(told: Sequence[str], words: Words) -> int:
 
 
 def _told(text: str) -> list[str]:
-    return [_plain(word) for word in words(text) if word not in _UNTOLD]
+    return [_plain(word) for word in words(text) if word not in _UNTOLD and not word.endswith(("n't", "n’t"))]
 
 
 def _plain(word: str) -> str:
