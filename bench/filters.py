@@ -1,9 +1,10 @@
 """What filters do to triplets whose truth is known: ``python -m bench.filters --json``.
 
-Two pools of the tiny world, of different seeds, go through the stages of mra_cir up to their triplets. On the first the
-thresholds are chosen; on the second the filters then do their work, and two retrievers are trained, on all triplets and
-on the kept ones. The filters see what the stage sees: images, texts and answers of the MLLM. The truth, from the scenes
-behind the images, chooses thresholds on the first pool and judges on the second. Everything is kept below CIRQUE_HOME.
+Two pools of the tiny world, of different seeds, go through the stages of mra_cir up to their triplets. On the first it
+is chosen how much each filter drops; on the second the filters then do their work, with thresholds that drop as much
+there, and two retrievers are trained, on all triplets and on the kept ones. The filters see what the stage sees:
+images, texts and answers of the MLLM. The truth, from the scenes behind the images, chooses on the first pool and judges
+on the second. Everything is kept below CIRQUE_HOME.
 """
 
 import argparse
@@ -43,9 +44,8 @@ OPEN: Mapping[str, Mapping[str, Any]] = {
     "round_trip": {"on": True, "threshold": 0.0},
     "judge": {"on": True, "threshold": 0.0},
 }
-"""Filters whose thresholds are chosen, with thresholds that drop nothing; the others that are on stay as they are."""
-STEPS = 13  # thresholds tried of each filter, at equal shares of its values
-LARGEST_SHARE = 0.3  # that one filter alone may drop
+"""Filters for which it is chosen, with thresholds that drop nothing; the others that are on stay as they are."""
+SHARES = np.linspace(0, 0.3, 13)  # that one filter may drop, of all
 
 
 class World:
@@ -86,27 +86,31 @@ def kept_ids(artifact: Artifact) -> list[str]:
 
 
 def choose(world: World, least_yield: float) -> dict[str, float]:
-    """Thresholds with the smallest share of wrong triplets among those that keep at least `least_yield` of all."""
+    """Shares to drop, by filter: with the fewest wrong triplets left among those that keep `least_yield` of all."""
     opened = world.filtered(OPEN)
     values = _values(opened)
     right = np.array([world.right[triplet] for triplet in kept_ids(opened)])
-    total = len(world.right)
-    shares = np.linspace(0, LARGEST_SHARE, STEPS)
-    grids = [np.unique(np.quantile(values[name], 1 - shares if _at_most(name) else shares)) for name in OPEN]
-    keeps = [
-        [values[name] <= one if _at_most(name) else values[name] >= one for one in grid]
-        for name, grid in zip(OPEN, grids, strict=True)
-    ]
+    grids = []
+    for name in OPEN:
+        bounds = {float(threshold(name, values[name], share)): float(share) for share in SHARES[::-1]}
+        keeps = ((values[name] <= one if _at_most(name) else values[name] >= one) for one in bounds)
+        grids.append(list(zip(bounds.values(), keeps, strict=True)))
     best, chosen = np.inf, dict[str, float]()
-    for thresholds in itertools.product(*(range(len(grid)) for grid in grids)):
-        kept = np.logical_and.reduce([keep[one] for keep, one in zip(keeps, thresholds, strict=True)])
-        if kept.sum() < least_yield * total:
+    for some in itertools.product(*grids):
+        kept = np.logical_and.reduce([keep for _, keep in some])
+        if kept.sum() < least_yield * len(world.right):
             continue
         wrong = 1 - right[kept].mean()
         if wrong < best:
-            best = wrong
-            chosen = {name: float(grid[one]) for name, grid, one in zip(OPEN, grids, thresholds, strict=True)}
+            best, chosen = wrong, dict(zip(OPEN, (share for share, _ in some), strict=True))
     return chosen
+
+
+def threshold(name: str, values: npt.NDArray[np.float64], share: float) -> float:
+    """The value at which a filter drops a share of what it measured, or a little less where values are equal."""
+    if _at_most(name):
+        return float(np.quantile(values, 1 - share, method="higher"))
+    return float(np.quantile(values, share, method="lower"))
 
 
 def _at_most(name: str) -> bool:
@@ -141,11 +145,14 @@ def recall(world: World, triplets: Artifact, epochs: int, seeds: Sequence[int]) 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     resources = Resources(workers=1)
     started = time.perf_counter()
-    chosen = choose(World(args.tune_seed, args.images, args.pairs, resources), args.least_yield)
+    shares = choose(World(args.tune_seed, args.images, args.pairs, resources), args.least_yield)
     world = World(args.seed, args.images, args.pairs, resources)
+    values = _values(world.filtered(OPEN))
+    chosen = {name: threshold(name, values[name], share) for name, share in shares.items()}
     kept = world.filtered({name: {"on": True, "threshold": threshold} for name, threshold in chosen.items()})
     before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
     result: dict[str, Any] = {
+        "shares": {name: round(share, 4) for name, share in shares.items()},
         "thresholds": {name: round(threshold, 4) for name, threshold in chosen.items()},
         "before": before,
         "after": after,
@@ -166,15 +173,15 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.filters", description=__doc__)
     parser.add_argument("--images", type=int, default=1600, help="in each pool")
     parser.add_argument("--pairs", type=int, help="of each pool that texts are written for; all if left out")
-    parser.add_argument("--tune-seed", type=int, default=101, help="of the pool that thresholds are chosen on")
+    parser.add_argument("--tune-seed", type=int, default=101, help="of the pool that is chosen on")
     parser.add_argument("--seed", type=int, default=102, help="of the pool that is reported")
-    parser.add_argument("--least-yield", type=float, default=0.7, help="that the chosen thresholds keep, of the first")
+    parser.add_argument("--least-yield", type=float, default=0.7, help="that the choice keeps, of the first")
     parser.add_argument("--epochs", type=int, default=6, help="of the training on all triplets")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the training; none: no training")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args(argv)
     if args.tune_seed == args.seed:
-        parser.error("thresholds are chosen on another pool than the one that is reported: give two seeds")
+        parser.error("it is chosen on another pool than the one that is reported: give two seeds")
     result = bench(args)
     if args.json:
         print(json.dumps(result))
