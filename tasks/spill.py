@@ -1,7 +1,7 @@
 """Tables that are ordered by a key but come in any order, and may be larger than memory."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.artifact import write_atomically
+from tasks.rows import BATCH
 
-_BUFFER = 2048  # rows held before they go to the disk
+_BUFFER = 512  # rows held before they go to the disk
 
 
 class SortedTable:
@@ -56,10 +57,9 @@ class SortedTable:
             nonlocal written
             with pq.ParquetWriter(temporary, self._schema, compression="zstd") as file:
                 for digit in sorted(self._writers):
-                    table = self._ordered(self._folder / digit)
-                    table = table if revise is None else revise(table)
-                    file.write_table(table)
-                    written += table.num_rows
+                    for rows in self._ordered(self._folder / digit):
+                        file.write_table(rows if revise is None else revise(rows))
+                        written += rows.num_rows
 
         write_atomically(path, fill)
         shutil.rmtree(self._folder)
@@ -75,10 +75,13 @@ class SortedTable:
             self._writers[digit].write_table(pa.Table.from_pylist(rows, schema=self._schema))
         self._buffer.clear()
 
-    def _ordered(self, path: Path) -> pa.Table:
+    def _ordered(self, path: Path) -> Iterator[pa.Table]:
         with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        table = table.take(pc.sort_indices(table, sort_keys=[(self._key, "ascending")]))
-        keys = table[self._key].combine_chunks()
-        fresh = pc.not_equal(keys[1:], keys[:-1]) if len(keys) else []
-        return table.filter(pa.concat_arrays([pa.array([True]), fresh])) if len(keys) > 1 else table
+            table = pa.ipc.open_file(source).read_all().combine_chunks()
+        order = pc.sort_indices(table, sort_keys=[(self._key, "ascending")])
+        keys = table[self._key].combine_chunks().take(order)
+        if len(keys) > 1:
+            fresh = pc.not_equal(keys[1:], keys[:-1])
+            order = order.filter(pa.concat_arrays([pa.array([True]), fresh]))
+        for start in range(0, len(order), BATCH):
+            yield table.take(order[start : start + BATCH])
