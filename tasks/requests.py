@@ -34,12 +34,14 @@ class Question:
         image_ids: what it shows, in order.
         draw: 0, or a number that asks for yet another answer to the same words; it is drawn as a retry is, because a
             most likely answer would be the same again.
+        temperature: the least that its answers are drawn with.
     """
 
     row_id: str
     rendered: str
     image_ids: tuple[str, ...]
     draw: int = 0
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,12 @@ class Terms:
         shown = {image_id for question in questions for image_id in question.image_ids}
         return replace(self, pictures={image_id: self.pictures[image_id] for image_id in shown})
 
-    def drawn(self, attempt: int) -> dict[str, Any]:
-        """How the answer of this attempt is drawn."""
+    def drawn(self, attempt: int, least: float = 0.0) -> dict[str, Any]:
+        """How the answer of this attempt is drawn: at `least` at this temperature."""
         sampling, engine = self.sampling, self.engine
-        warmer = max(sampling.temperature, sampling.retry_temperature)
+        first = max(sampling.temperature, least)
         return {
-            "temperature": warmer if attempt else sampling.temperature,
+            "temperature": max(first, sampling.retry_temperature) if attempt else first,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed,
@@ -122,7 +124,8 @@ class Attempt:
     @staticmethod
     def of(terms: Terms, prompt: Prompt, question: Question, number: int, choices: tuple[str, ...] = ()) -> "Attempt":
         """The attempt with its id."""
-        image_digests, sampling = terms.digests(question), terms.drawn(number + question.draw)
+        image_digests = terms.digests(question)
+        sampling = terms.drawn(number + question.draw, question.temperature)
         deciding = {
             "prompt_digest": prompt.digest,
             "rendered": question.rendered,

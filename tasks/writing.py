@@ -167,7 +167,8 @@ def _question(plan: Plan, place: int, one: Texts) -> Question:
     prompt = plan.steps[place].prompt
     rendered = prompt.render(**{name: one.texts[name] for name in prompt.placeholders})
     ids = (one.row.reference_id, one.row.target_id)
-    return Question(one.row.row_id, rendered, tuple(name for name in ids if name is not None)[: prompt.images])
+    shown = tuple(name for name in ids if name is not None)[: prompt.images]
+    return Question(one.row.row_id, rendered, shown, temperature=plan.steps[place].temperature)
 
 
 def _withdraw(plan: Plan, place: int, outcomes: Outcomes) -> Counter[str]:

@@ -59,10 +59,12 @@ class Step:
     Attributes:
         prompt: its placeholders are filled from the row's texts and earlier answers.
         prefix: put before the reason of a row that is lost in this step.
+        temperature: the least that its answers are drawn with.
     """
 
     prompt: Prompt
     prefix: str = ""
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,10 @@ class MvftJiGenerate(GenerateConfig, Styled, Edited):
     recipe: Literal["mvft_ji"] = "mvft_ji"
     caption_prompt: str = Field("caption", description="a file of prompts/, asked once per image")
     modification_prompt: str = Field("mvft_ji/modification", description="a file of prompts/, asked once per text")
+    # The most likely changes are few: a colour, a shape or a place is then hardly ever another (docs/studies.md).
+    modification_temperature: Annotated[
+        float, Field(ge=0, le=2, description="least temperature that modifications are drawn with")
+    ] = 1.0
     target_text_prompt: str = Field("mvft_ji/target_text", description="a file of prompts/, asked once per text")
 
     def prompt_names(self) -> list[str]:
@@ -44,7 +48,7 @@ class MvftJiGenerate(GenerateConfig, Styled, Edited):
             caption_prompt=prompts.load(self.caption_prompt),
             captioned=ids,
             steps=(
-                Step(prompts.load(self.modification_prompt)),
+                Step(prompts.load(self.modification_prompt), temperature=self.modification_temperature),
                 Step(prompts.load(self.target_text_prompt), prefix="target_text_"),
             ),
             target_text="target_text",

@@ -81,6 +81,24 @@ def test_mvft_ji_makes_up_a_change_and_says_what_comes_of_it(tmp_path: Path) -> 
     assert set(artifact.counts.detail["prompts"]) == {"caption", "mvft_ji/modification", "mvft_ji/target_text"}
 
 
+def test_only_modifications_are_drawn_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[tuple[str, ...], set[float]] = {}
+
+    def answer(request: Request) -> dict[str, str]:
+        seen.setdefault(request.answer, set()).add(request.temperature)
+        return {name: f"{name} {request.request_id[:6]}" for name in request.answer}
+
+    _answering(monkeypatch, answer)
+    images = small_images(tmp_path / "images", 3)
+    _make(MvftJiGenerate(**_fields(tmp_path), modification_temperature=0.9), None, images)
+    assert seen == {("caption",): {0.0}, ("modification",): {0.9}, ("target_text",): {0.0}}
+    seen.clear()
+    # It is the least: what the sampling says for all counts where it is more.
+    sampling = {"temperature": 0.5}
+    _make(MvftJiGenerate(**_fields(tmp_path), modification_temperature=0.2, sampling=sampling), None, images)
+    assert seen == {("caption",): {0.5}, ("modification",): {0.5}, ("target_text",): {0.5}}
+
+
 def test_instruct_cir_shows_no_image_and_keeps_the_caption_as_a_negative(tmp_path: Path) -> None:
     images = _captioned(small_images(tmp_path / "images", 12), every=2)
     shutil.rmtree(images.path / "images")  # no image is needed
