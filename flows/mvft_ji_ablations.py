@@ -77,18 +77,19 @@ def mvft_ji_ablations(config: MvftJiAblations, rerun: Sequence[str] = (), until:
         for label, settings in writers.items():
             trained = study.trained(config.train, study.written(changed(config.generate, **settings)))
             evaluations[label] = study.measured(trained, texts, alone=True)
-        compare(CompareConfig(title="MVFT-JI's ablations", variants=variants(other.model)), evaluations)
+        compare(CompareConfig(title="MVFT-JI's ablations", variants=variants(config)), evaluations)
     return run.id
 
 
-def variants(other_model: str | None) -> tuple[Variant, ...]:
+def variants(config: MvftJiAblations) -> tuple[Variant, ...]:
     """The rows of table 4, and one more."""
-    found = []
+    found, other_model = [], config.other.model
+    text = "target_text" if config.train.text_targets == "frozen" else "target_text_trained"
     for label, figures in PAPER.items():
         source: str | None = "full" if label.endswith("at inference") else label
         method = {
             "no target text at inference": "composed",
-            "no composed query at inference": "target_text_trained",
+            "no composed query at inference": text,
         }.get(label, "joint")
         note = ""
         if label == "another MLLM":

@@ -151,7 +151,8 @@ def cached_gradients(
     slopes = {name: gathered.grad[share] for name, gathered in tokens.items() if gathered.grad is not None}
     for number, span in enumerate(spans):
         found = parts[0] if alone else encode(number)
-        torch.autograd.backward([found[name] for name in slopes], [slope[span] for slope in slopes.values()])
+        learned = [name for name in slopes if found[name].requires_grad]  # texts may be frozen
+        torch.autograd.backward([found[name] for name in learned], [slopes[name][span] for name in learned])
     if not processes.sharded:  # else each part of a gradient has come from all processes to its place
         processes.add([weight.grad for weight in weights if weight.grad is not None])
     encoder.temperature.grad = heat

@@ -33,6 +33,7 @@ class Batch:
         captions: B texts of the references.
         same_caption: (B, B) bool, True where image j is described by caption i; with wrong captions (B, B + B n).
         wrong_captions: n texts of each row that are wrong of its reference.
+        read: from texts to their tokens, (B, T, D), where these are not the trained network's.
     """
 
     reference: Tensor
@@ -46,6 +47,7 @@ class Batch:
     captions: Sequence[str] | None = None
     same_caption: Tensor | None = None
     wrong_captions: Sequence[Sequence[str]] | None = None
+    read: Callable[[Sequence[str]], Tensor] | None = None
 
     @property
     def whole(self) -> int:
@@ -69,6 +71,7 @@ class Batch:
             captions=None if self.captions is None else self.captions[rows],
             same_caption=self.same_caption,
             wrong_captions=None if self.wrong_captions is None else self.wrong_captions[rows],
+            read=self.read,
         )
 
 
@@ -110,19 +113,25 @@ class RetrievalLoss:
                 flat = self._laid_out(encoder.image_tokens(batch.negatives.flatten(0, 1)))
                 found["negatives"] = flat.view(*batch.negatives.shape[:2], *flat.shape[1:])
         if "composed_text" in served and batch.target_texts is not None:
-            found["text"] = self._laid_out(encoder.text_tokens(batch.target_texts, self.reading))
+            found["text"] = self._read(encoder, batch, batch.target_texts)
             if batch.negative_texts is not None:
-                found["negative_texts"] = self._of_rows(encoder, batch.negative_texts)
+                found["negative_texts"] = self._of_rows(encoder, batch, batch.negative_texts)
         if {"caption_image", "image_caption"} & set(served) and batch.captions is not None:
-            found["caption"] = self._laid_out(encoder.text_tokens(batch.captions, self.reading))
+            found["caption"] = self._read(encoder, batch, batch.captions)
             found["image"] = self._laid_out(encoder.image_tokens(batch.reference))
             if "image_caption" in served and batch.wrong_captions is not None:
-                found["wrong_captions"] = self._of_rows(encoder, batch.wrong_captions)
+                found["wrong_captions"] = self._of_rows(encoder, batch, batch.wrong_captions)
         return found
 
-    def _of_rows(self, encoder: TrainableEncoder, rows: Sequence[Sequence[str]]) -> Tensor:
+    def _read(self, encoder: TrainableEncoder, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """(B, T, D) tokens of texts."""
+        if batch.read is not None:
+            return laid_out(batch.read(texts), self.similarity)
+        return self._laid_out(encoder.text_tokens(texts, self.reading))
+
+    def _of_rows(self, encoder: TrainableEncoder, batch: Batch, rows: Sequence[Sequence[str]]) -> Tensor:
         """(B, n, T, D) tokens of n texts a row."""
-        flat = self._laid_out(encoder.text_tokens([text for row in rows for text in row], self.reading))
+        flat = self._read(encoder, batch, [text for row in rows for text in row])
         return flat.view(len(rows), -1, *flat.shape[1:])
 
     def losses(self, tokens: Mapping[str, Tensor], temperature: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -92,6 +92,13 @@ def encode_images(
     return ImageTokens(images, mask, rows)
 
 
+class Part(NamedTuple):
+    """What a share of a score compares: (Q, T, D) query tokens with images, both by one checkpoint."""
+
+    queries: TokenSet
+    images: ImageTokens
+
+
 class Described(NamedTuple):
     """The target texts of a benchmark's queries, and how they are used.
 
@@ -99,11 +106,14 @@ class Described(NamedTuple):
         texts: in the order of the queries.
         weight: of their similarity in joint inference, which is (1 - weight) * composed + weight * text.
         reading: how the trained checkpoint reads them.
+        base: the same texts and the images by the base checkpoint, which takes the trained one's place where that does
+            not read texts any more.
     """
 
     texts: Sequence[str]
     weight: float
     reading: TextReading
+    base: Part | None = None
 
 
 @torch.inference_mode()
@@ -136,18 +146,25 @@ def trained_answers(
     if described is None:
         found = {"composed": answer(judge, [Weighted(1.0, composed)], images, advance)}
     else:
-        texts = text_queries(encoder, described.texts, pictures.batch, described.reading)
-        mixes = {
-            "composed": (1.0, 0.0),
-            "target_text_trained": (0.0, 1.0),
-            "joint": (1 - described.weight, described.weight),
-        }
-        mixed = answer_mixes(judge, [composed, texts], list(mixes.values()), images, advance)
+        told = described.base
+        mixes = {"composed": (1.0, 0.0), "joint": (1 - described.weight, described.weight)}
+        if told is None:
+            told = Part(text_queries(encoder, described.texts, pictures.batch, described.reading), images)
+            mixes["target_text_trained"] = (0.0, 1.0)
+        mixed = answer_mixes(judge, [Part(composed, images), told], list(mixes.values()), advance)
         found = dict(zip(mixes, mixed, strict=True))
     if baselines:
         queries = baseline_queries(encoder, pictures, images.at(pictures.references), baselines)
         found |= {name: answer(judge, [Weighted(1.0, queries[name])], images, advance) for name in baselines}
     return found
+
+
+@torch.inference_mode()
+def base_part(encoder: Encoder, pictures: Pictures, path: Path, advance: Advance, texts: Sequence[str]) -> Part:
+    """What the base checkpoint compares in joint inference: [CLS] features of the queries' target texts, with the
+    images. Arguments as of `trained_answers`."""
+    images = encode_images(encoder, pictures, path, advance)
+    return Part(text_queries(encoder, texts, pictures.batch), images)
 
 
 @torch.inference_mode()
@@ -181,16 +198,16 @@ def answer(judge: Judge, parts: Sequence[Weighted], images: ImageTokens, advance
         images: the gallery's tokens first.
         advance: told of queries answered.
     """
-    (found,) = answer_mixes(judge, [part.queries for part in parts], [[part.weight for part in parts]], images, advance)
+    shares = [Part(part.queries, images) for part in parts]
+    (found,) = answer_mixes(judge, shares, [[part.weight for part in parts]], advance)
     return found
 
 
 @torch.inference_mode()
 def answer_mixes(
     judge: Judge,
-    parts: Sequence[TokenSet],
+    parts: Sequence[Part],
     mixes: Sequence[Sequence[float]],
-    images: ImageTokens,
     advance: Advance,
 ) -> list[tuple[Answer, ...]]:
     """Answers by several weighted sums of the same similarities, which are computed once.
@@ -199,8 +216,8 @@ def answer_mixes(
     of the others are NaN, at which the judge does not look. No device holds a gallery.
 
     Args:
-        judge, images, advance: as of `answer`; a query counts once for each mix.
-        parts: query tokens in the order of the benchmark's queries.
+        judge, advance: as of `answer`; a query counts once for each mix.
+        parts: query tokens in the order of the benchmark's queries, and the gallery's tokens first.
         mixes: a weight for each part.
     """
     benchmark = judge.benchmark
@@ -210,7 +227,7 @@ def answer_mixes(
         for start in range(0, len(asked), step):
             some = asked[start : start + step]
             scores = np.full((len(mixes), len(some), len(benchmark.gallery)), np.nan, dtype=np.float32)
-            for columns, blocks in _tiles(benchmark, some, places, parts, images):
+            for columns, blocks in _tiles(benchmark, some, places, parts):
                 for mix, weights in enumerate(mixes):
                     total = sum((weight * block for weight, block in zip(weights, blocks, strict=True)), start=0.0)
                     scores[mix][:, columns] = total
@@ -235,20 +252,24 @@ def _groups(benchmark: Benchmark) -> Iterator[tuple[list[int], Places]]:
 
 
 def _tiles(
-    benchmark: Benchmark, asked: list[int], places: Places, parts: Sequence[TokenSet], images: ImageTokens
+    benchmark: Benchmark, asked: list[int], places: Places, parts: Sequence[Part]
 ) -> Iterator[tuple[Places, list[npt.NDArray[np.float32]]]]:
     """Similarities of some queries to some images of the gallery: the images' places, and (queries, images) by part."""
     names = [f"of query {benchmark.queries[place].query_id}" for place in asked]
-    units = [
-        normalised(part.tokens[asked], part.mask[asked], names) for part in parts
-    ]  # fmt: skip
+    units = [normalised(part.queries.tokens[asked], part.queries.mask[asked], names) for part in parts]
     device = units[0].tokens.device
-    size = _strip(images.tokens.shape[1:], units, device)
+    size = min(_strip(part.images.tokens.shape[1:], units, device) for part in parts)
     for first in range(0, len(places), size):
         columns = places[first : first + size]
-        tokens, mask = images.at(columns)
-        shown = normalised(tokens.to(device), mask.to(device), [benchmark.gallery[place] for place in columns])
-        yield columns, [_similarities(unit, shown).float().cpu().numpy() for unit in units]
+        shown: dict[int, Unit] = {}  # parts mostly share their images
+        blocks = []
+        for part, unit in zip(parts, units, strict=True):
+            if id(part.images) not in shown:
+                tokens, mask = part.images.at(columns)
+                ids = [benchmark.gallery[place] for place in columns]
+                shown[id(part.images)] = normalised(tokens.to(device), mask.to(device), ids)
+            blocks.append(_similarities(unit, shown[id(part.images)]).float().cpu().numpy())
+        yield columns, blocks
 
 
 def _strip(shape: tuple[int, ...], units: Sequence[Unit], device: torch.device) -> int:

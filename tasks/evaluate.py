@@ -24,6 +24,7 @@ from tasks.stage import stage
 from tasks.templates import worded_for, wording_facts
 
 if TYPE_CHECKING:
+    from tasks.answers import Part
     from tasks.pictures import Pictures
 
 # benchmark -> method -> seed (None for the base checkpoint) -> one answer per query
@@ -103,8 +104,9 @@ def evaluate(
         trained: folders `seed-<seed>`, a checkpoint each; its config says how texts are read and tokens compared.
         tokens: its config names the base checkpoint, which the seeds started from.
         texts: target texts of the queries. With them there is also target_text, by the base checkpoint, and by the
-            trained ones target_text_trained and joint. A query without a text is asked with its modification instead;
-            `detail` counts them.
+            trained ones target_text_trained and joint. Where they were trained with text_targets="frozen" they read no
+            texts: joint then takes the similarities of target_text. A query without a text is asked with its
+            modification instead; `detail` counts them.
         others: other trainings, whose composed queries are methods of these names. Where one is named "aligned", the
             baselines are by its checkpoints: the base checkpoint is no embedder yet.
         resources: batch size, workers, device.
@@ -113,7 +115,8 @@ def evaluate(
         ValueError: if scores are not finite or all equal, or the base checkpoint has changed.
         data.images.BadImage: if a benchmark's image cannot be read.
     """
-    from tasks.pictures import Pictures  # torch takes seconds to import
+    from tasks.answers import base_part  # torch takes seconds to import
+    from tasks.pictures import Pictures
     from tasks.query_texts import texts_of
 
     benchmarks = load(config)
@@ -124,12 +127,22 @@ def evaluate(
     answers: Answers = {benchmark.name: {} for benchmark in benchmarks}
     cut = 0
     work = sum(len(i.ids) + len(i.benchmark.queries) * one.methods(bool(told)) for one in asked for i in pictures)
+    frozen = bool(told) and _texts_frozen(trained.manifest["config"])
+    work += frozen * sum(len(shown.ids) for shown in pictures)
+    sides: dict[str, Part] = {}
     with progress(work, "images and answers") as advance:
+        if frozen:
+            encoder = _loaded(_Asked(_base(tokens)), tokens, resources)
+            for shown in pictures:
+                name = shown.benchmark.name
+                sides[name] = base_part(encoder, shown, scratch / f"base-{name}.npy", advance, told[name][0])
+            cut = encoder.truncations
         for one in asked:
             encoder = _loaded(one, tokens, resources)
             for shown in pictures:
                 words, _ = told.get(shown.benchmark.name, (None, 0))
-                found = _answers(one, encoder, config, shown, scratch / "tokens.npy", advance, words)
+                side = sides.get(shown.benchmark.name)
+                found = _answers(one, encoder, config, shown, scratch / "tokens.npy", advance, words, side)
                 for method, same in found.items():
                     answers[shown.benchmark.name].setdefault(method, {})[one.seed] = same
             cut = max(cut, encoder.truncations)
@@ -168,13 +181,13 @@ class _Asked(NamedTuple):
     def methods(self, told: bool) -> int:
         """How many times it answers every query."""
         own = 0 if self.seed is None else 1
-        return len(self.baselines) + own + (told and self.described) * (1 + own)
+        texts = 1 + own - _texts_frozen(self.settings) if told and self.described else 0
+        return len(self.baselines) + own + texts
 
 
 def _asked(config: EvaluateConfig, trained: Artifact, tokens: Artifact, others: Mapping[str, Artifact]) -> list[_Asked]:
     """All checkpoints: the base, the seeds, and those of other trainings."""
-    base = str(tokens.manifest["config"]["checkpoint"])
-    found = [_Asked(base, baselines=config.baselines)] if config.baselines and ALIGNED not in others else []
+    found = [_Asked(_base(tokens), baselines=config.baselines)] if config.baselines and ALIGNED not in others else []
     for name, training in {COMPARED[0]: trained, **others}.items():
         settings = training.manifest["config"]
         bfloat16 = tokens.stage == "embedder" and training.manifest["facts"]["dtype"] == "bfloat16"
@@ -182,6 +195,15 @@ def _asked(config: EvaluateConfig, trained: Artifact, tokens: Artifact, others: 
         for seed in settings["seeds"]:
             found.append(_Asked(str(training.file(f"seed-{seed}")), seed, name, baselines, settings, bfloat16))
     return found
+
+
+def _texts_frozen(settings: Mapping[str, Any]) -> bool:
+    """Whether a training left texts to the base checkpoint."""
+    return settings.get("text_targets") == "frozen"
+
+
+def _base(tokens: Artifact) -> str:
+    return str(tokens.manifest["config"]["checkpoint"])
 
 
 def _loaded(one: _Asked, tokens: Artifact, resources: Resources) -> Encoder:
@@ -205,8 +227,10 @@ def _answers(
     path: Path,
     advance: Callable[[int], None],
     words: Sequence[str] | None,
+    side: "Part | None",
 ) -> dict[str, tuple[Answer, ...]]:
-    """A checkpoint's answers to a benchmark, by method; `words` are the target texts of its queries."""
+    """A checkpoint's answers to a benchmark, by method; `words` are the target texts of its queries, and `side` what
+    the base makes of them where the trained ones do not read them."""
     from models.encoders.compared import compared_by
     from tasks.answers import Described, baseline_answers, trained_answers
 
@@ -216,7 +240,7 @@ def _answers(
     compared = compared_by(encoder, one.settings.get("similarity", "max"))
     described = None
     if words is not None and one.described:
-        described = Described(words, config.weight, one.settings.get("text_reading", "cls"))
+        described = Described(words, config.weight, one.settings.get("text_reading", "cls"), side)
     found = trained_answers(compared, shown, config.depth, path, advance, described, one.baselines)
     return {one.name if method == COMPARED[0] else method: same for method, same in found.items()}
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.encoders import Encoder
+from models.encoders import Encoder, TextReading
 from models.objectives import Batch, RetrievalLoss
 from models.similarity import laid_out
 from models.training import Integers, ranks_of_targets
@@ -31,16 +31,19 @@ class Examples:
         pictures: Sequence[Picture],
         device: torch.device,
         loss: RetrievalLoss | None = None,
+        read: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
         """Take the vision features of all the split's images, looked up by the images' bytes.
 
-        `loss` says how texts are read and tokens compared; without it, as `RetrievalLoss` does by default.
+        `loss` says how texts are read and tokens compared; without it, as `RetrievalLoss` does by default. `read` gives
+        the tokens of texts where they are not the trained network's.
         """
         self.split = split
         self._features = features
         self._keys = {picture.image_id: picture.sha256 for picture in pictures}
         self._device = device
         self._loss = loss or RetrievalLoss()
+        self._read = read
 
     def vision(self, image_ids: Sequence[str]) -> Tensor:
         """(B, P, W) float32 features of the vision tower, or pixels where it is trained."""
@@ -80,6 +83,7 @@ class Examples:
         return Batch(
             reference=self.vision([triplet.reference_id for triplet in own]),
             modifications=[triplet.modification for triplet in own],
+            read=self._read,
             **parts,  # type: ignore[arg-type]
         )
 
@@ -124,6 +128,8 @@ class Examples:
         return torch.cat([self._laid_out(part.tokens) for part in parts]) if parts else torch.empty(0, 0, 0)
 
     def _texts(self, encoder: Encoder, texts: Sequence[str]) -> Tensor:
+        if self._read is not None:
+            return self._laid_out(self._read(texts))
         parts = [encoder.text_tokens(some, self._loss.reading) for some in _parts(texts)]
         return torch.cat([self._laid_out(part.tokens) for part in parts])
 
@@ -132,6 +138,24 @@ class Examples:
 
     def _codes(self, places: Sequence[int]) -> Tensor:
         return torch.tensor(places, device=self._device)
+
+
+class TextTokens:
+    """Tokens of texts as one network reads them, each computed once, before that network changes.
+
+    They are kept in memory, in half precision: 0.5 KB a text at D = 256 and one token.
+    """
+
+    def __init__(self, encoder: Encoder, reading: TextReading, texts: Sequence[str]) -> None:
+        encoder.eval()
+        self._rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        with torch.no_grad():
+            parts = [encoder.text_tokens(some, reading).tokens.half() for some in _parts(list(self._rows))]
+        self._tokens = torch.cat(parts)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(B, T, D) float32; a KeyError names a text that was not among those given."""
+        return self._tokens[[self._rows[text] for text in texts]].float()
 
 
 def with_negatives(

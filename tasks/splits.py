@@ -54,6 +54,15 @@ class Split:
     dropped: dict[str, int]
 
     @property
+    def read_texts(self) -> list[str]:
+        """Every target text and caption that the network will be shown; modifications are not among them."""
+        found = dict.fromkeys(self.texts)
+        for triplet in [*self.training, *self.validation]:
+            told = (triplet.target_text, triplet.reference_caption, *triplet.negative_texts, *triplet.wrong_captions)
+            found |= dict.fromkeys(text for text in told if text is not None)
+        return list(found)
+
+    @property
     def image_ids(self) -> set[str]:
         """Every image that the network will see."""
         triplets = [*self.training, *self.validation]

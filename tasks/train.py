@@ -80,7 +80,9 @@ class TrainConfig(StageConfig):
     weight_decay: NonNegativeFloat = 0.05
     clip: PositiveFloat = Field(1.0, description="greatest norm of the gradient")
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the Q-Former's hidden states and attention")] = 0.0
-    temperature: PositiveFloat = Field(0.07, description="divides the cosines; the start, if it is learned")
+    temperature: PositiveFloat | None = Field(
+        0.07, description="divides the cosines; the start, if it is learned; None: the checkpoint's own"
+    )
     learn_temperature: bool = True
     losses: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
         ("composed_image",),
@@ -90,6 +92,9 @@ class TrainConfig(StageConfig):
     directions: Literal["one", "both"] = Field("one", description="both: targets also look for their queries")
     text_reading: TextReading = Field(
         "cls", description="target texts and captions: [CLS], or query tokens without an image; see docs/parity.md"
+    )
+    text_targets: Literal["trained", "frozen"] = Field(
+        "trained", description="frozen: target texts and captions stay as the base reads them; see docs/training.md"
     )
     similarity: Similarity = Field(
         "max", description="mean of maxima over tokens; pooled: one mean vector; slots: token by token"
@@ -121,6 +126,11 @@ class TrainConfig(StageConfig):
                 'similarity="slots" compares token by token, and text_reading="cls" gives a text one token only; set'
                 ' text_reading="query_ffn"'
             )
+        if self.text_targets == "frozen" and not {"composed_text", "caption_image", "image_caption"} & set(self.losses):
+            raise ValueError(
+                f'text_targets="frozen" needs a loss with texts, and losses are {", ".join(self.losses)}; set'
+                ' text_targets="trained"'
+            )
         return self
 
     def objective(self) -> "RetrievalLoss":
@@ -135,6 +145,10 @@ class TrainConfig(StageConfig):
 
     def described(self) -> Described:
         """What a model card says of the network."""
+        unread = (
+            "- It composes queries and encodes images. Texts alone are read by the base: they were kept as that reads",
+            "  them, and this network has unlearned it.",
+        )
         return Described(
             "blip-2",
             (
@@ -144,22 +158,29 @@ class TrainConfig(StageConfig):
             (
                 "- The weights are in the format of Hugging Face's `Blip2ForImageTextRetrieval`, unless `config.json`",
                 "  names CLIP's tower, which only Cirque builds. A query is read as Cirque's docs/parity.md says.",
+                *(unread if self.text_targets == "frozen" else ()),
             ),
         )
 
     def prepare(self, encoder: TrainableEncoder) -> None:
         """Set an encoder that was just loaded as it is to be trained."""
         encoder.set_dropout(self.dropout)
-        encoder.temperature.data.fill_(self.temperature)
+        if self.temperature is not None:
+            encoder.temperature.data.fill_(self.temperature)
 
 
 class MvftJiTrain(TrainConfig):
     """MVFT-JI's two losses, summed. For a real BLIP-2 set learning_rate=1e-5, batch_size=128 and schedule=step."""
 
-    # At 1e-3, mra_cir's, the small BLIP-2 unlearned more of its text features than joint inference can spare
-    # (docs/studies.md).
-    learning_rate: PositiveFloat = Field(3e-4, description="the highest; AdamW")
-
+    epochs: PositiveInt = Field(4, description="times that every triplet is seen")
+    # Trained along, the small BLIP-2's texts forget what the triplets do not show; and at a temperature above the one
+    # that it was trained with, its images are pushed about (docs/studies.md).
+    text_targets: Literal["trained", "frozen"] = Field(
+        "frozen", description="frozen: target texts and captions stay as the base reads them; see docs/training.md"
+    )
+    temperature: PositiveFloat | None = Field(
+        None, description="the start, if it is learned; None: the checkpoint's own"
+    )
     losses: Annotated[tuple[Term, ...], Field(min_length=1)] = Field(
         ("composed_text", "caption_image"), description="summed; see docs/training.md"
     )
@@ -276,7 +297,7 @@ def seed_starts(
     All begin with the base checkpoint or, where there was an earlier training, each with its checkpoint of there; a
     seed that it had not raises a FileNotFoundError.
     """
-    from tasks.examples import Examples
+    from tasks.examples import Examples, TextTokens
 
     known = pictures(images)
     wanted = [row for row in known if row.image_id in split.image_ids]
@@ -285,7 +306,8 @@ def seed_starts(
         folder = None if started is None else started.file(f"seed-{seed}")
         encoder = base_encoder(config, tokens, resources, folder)
         features = vision_features(out, images, wanted, encoder, resources)
-        return encoder, Examples(split, features, known, encoder.device, config.objective())
+        read = TextTokens(encoder, config.text_reading, split.read_texts) if config.text_targets == "frozen" else None
+        return encoder, Examples(split, features, known, encoder.device, config.objective(), read)
 
     return start
 

@@ -16,6 +16,7 @@ class MvftJiGenerate(GenerateConfig, Styled, Edited):
     """How MVFT-JI's triplets are written: a modification, the text of its target, and a caption."""
 
     recipe: Literal["mvft_ji"] = "mvft_ji"
+    texts_per_pair: Annotated[int, Field(ge=1, le=10, description="different texts for each image")] = 2
     caption_prompt: str = Field("caption", description="a file of prompts/, asked once per image")
     modification_prompt: str = Field("mvft_ji/modification", description="a file of prompts/, asked once per text")
     # The most likely changes are few: a colour, a shape or a place is then hardly ever another (docs/studies.md).

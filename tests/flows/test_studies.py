@@ -14,7 +14,7 @@ from flows.mra_cir_ablations import variants as parts
 from flows.mra_cir_noise import MraCirNoise
 from flows.mra_cir_windows import MraCirWindows, swept
 from flows.mvft_ji import MvftJi
-from flows.mvft_ji_ablations import variants
+from flows.mvft_ji_ablations import MvftJiAblations, OtherWriter, variants
 from flows.overrides import configure, field_values
 from flows.recipe import load_recipe
 from tasks.runs import load_run
@@ -26,13 +26,15 @@ from tests.tasks.small_artifacts import sealed
 
 
 def test_the_table_of_mvft_ji_has_all_six_ablations() -> None:
-    without, with_other = variants(None), variants("weaker")
+    without, with_other = (variants(MvftJiAblations(other=OtherWriter(model=name))) for name in (None, "weaker"))
     assert [one.label for one in without] == [one.label for one in with_other]
     assert len(without) == 8  # whole, six ablations, and one that the paper does not have
     assert [one.label for one in without if one.source is None] == ["another MLLM"]
     assert "set other.model" in next(one.note for one in without if one.source is None)
     assert all(one.source is not None for one in with_other)
-    assert {one.method for one in without if one.source == "full"} == {"joint", "composed", "target_text_trained"}
+    assert {one.method for one in without if one.source == "full"} == {"joint", "composed", "target_text"}
+    trained = variants(configure(MvftJiAblations, ["train.text_targets=trained"]))
+    assert trained[2].method == "target_text_trained"  # then the trained network reads texts too
     assert without[0].paper == {"FashionIQ R@10": 34.84, "CIRCO mAP@5": 21.69, "CIRR R@1": 39.30}
 
 

@@ -1,5 +1,7 @@
 """Gradients from parts and from several processes against those of the whole batch in one."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,24 @@ def test_cached_gradients_are_those_of_the_whole_batch(rows: int, whole: tuple[f
     assert loss == pytest.approx(whole[0], abs=1e-5)
     assert found["temperature"].abs() > 0
     assert_equal(found, whole[1], atol=1e-6)
+
+
+def test_texts_that_are_given_have_no_gradient_in_parts_or_whole() -> None:
+    base = tiny_encoder(seed=1)
+
+    def read(texts: Sequence[str]) -> Tensor:
+        with torch.no_grad():
+            return base.text_tokens(texts).tokens
+
+    found = []
+    for rows in (None, 3):
+        encoder = tiny_encoder()
+        encoder.set_dropout(0.0)
+        run = trainer(encoder, cached_rows=rows)
+        run.step(3, replace(full(encoder), read=read), 0.0)
+        found.append({name: weight.grad for name, weight in run.weights.items() if weight.grad is not None})
+    assert_equal(found[1], found[0], atol=1e-6)
+    assert not any("text_projection" in name for name in found[0])  # only [CLS] of a text goes through it
 
 
 def test_dropout_is_the_same_in_both_passes() -> None:

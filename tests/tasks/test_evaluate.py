@@ -5,7 +5,7 @@ degrees as its seed says. Cosines fall with the angle, so the nearest angle rank
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,8 +103,14 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def run(folder: Path, seeds: Sequence[int] = (0,), texts: Artifact | None = None, **config: object) -> Counts:
-    trained, tokens = inputs(folder, seeds)
+def run(
+    folder: Path,
+    seeds: Sequence[int] = (0,),
+    texts: Artifact | None = None,
+    training: Mapping[str, str] | None = None,
+    **config: object,
+) -> Counts:
+    trained, tokens = inputs(folder, seeds, training)
     out = folder / "out"
     out.mkdir(exist_ok=True)
     settings = EvaluateConfig.model_validate({"benchmarks": ("one",), **config})
@@ -118,10 +124,10 @@ def written(folder: Path, digest: str = "one", **texts: str) -> Artifact:
     return sealed(folder / "texts", "query_texts", config={"split": "val"}, facts={"benchmarks": {"one": digest}})
 
 
-def inputs(folder: Path, seeds: Sequence[int]) -> tuple[Artifact, Artifact]:
+def inputs(folder: Path, seeds: Sequence[int], training: Mapping[str, str] | None = None) -> tuple[Artifact, Artifact]:
     for seed in seeds:
         (folder / "trained" / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
-    trained = sealed(folder / "trained", "train", config={"seeds": list(seeds)})
+    trained = sealed(folder / "trained", "train", config={"seeds": list(seeds), **(training or {})})
     tokens = sealed(
         folder / "tokens", "encode", config={"checkpoint": "base"}, facts={"weights": "weights", "dtype": "float32"}
     )
@@ -195,6 +201,34 @@ def test_joint_inference_adds_the_similarity_of_the_target_text(tmp_path: Path, 
     assert first["score"] == pytest.approx(sum(both) / 2, abs=1e-3)
     run(tmp_path, texts=written(tmp_path, q="at 11"), weight=0.0)
     assert ranked(tmp_path, "joint", 0) == ranked(tmp_path, "composed", 0)
+
+
+@pytest.mark.parametrize("baselines", [("image_only",), ()])
+def test_texts_that_training_left_alone_are_left_to_the_base(
+    tmp_path: Path, world: World, baselines: tuple[str, ...]
+) -> None:
+    """The trained network reads every text as the same; joint inference must not ask it."""
+
+    class Unlearned(Compass):
+        def text_tokens(self, texts: Sequence[str], reading: TextReading = "cls") -> TokenSet:
+            return pointing(torch.full((len(texts), 1), 180.0))
+
+        def image_tokens(self, vision: Tensor) -> TokenSet:
+            return pointing(10 * vision[:, :, 0] + 9)
+
+    world.encoder = lambda name: Compass() if name == "base" else Unlearned(OFF[name])
+    world.add("one", QUERY)
+    texts = written(tmp_path, q="at 11")
+    run(tmp_path, seeds=(0, 1), texts=texts, training={"text_targets": "frozen"}, baselines=baselines)
+    # Composed, 31 degrees, sees i3 at 39 and i2 at 29; the text, 11 degrees, sees i2 at 20 and i1 at 10.
+    assert ranked(tmp_path, "composed", 0)[:3] == ["i2", "i3", "i1"]
+    scores = read_table(tmp_path / "out" / "predictions.parquet", PREDICTIONS).to_pylist()
+    first = next(row for row in scores if (row["method"], row["seed"]) == ("joint", 0))
+    # cos(31 - 29) + cos(11 - 20) is more than cos(31 - 19) + cos(11 - 10)
+    both = (math.cos(math.radians(2)) + math.cos(math.radians(9))) / 2
+    assert (first["image_id"], first["score"]) == ("i2", pytest.approx(both, abs=1e-3))
+    methods = {row["method"] for row in scores}
+    assert methods == {"composed", "joint", *baselines, *(["target_text"] if baselines else [])}
 
 
 def test_methods_are_compared_query_by_query(tmp_path: Path, world: World) -> None:

@@ -20,11 +20,12 @@ from data.schemas import TRIPLETS
 from models import training
 from models.checkpoints import resolve
 from models.encoders.blip2 import Blip2Encoder
+from models.objectives import Batch, RetrievalLoss
 from tasks.examples import Examples
 from tasks.features import Features, compute, pictures
 from tasks.splits import split_triplets
 from tasks.train import HISTORY, TrainConfig, base_encoder, train, train_facts
-from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
+from tests.models.tiny_blip2 import noise_images, tiny_checkpoint, tiny_encoder
 from tests.tasks.small_artifacts import images_artifact, sealed, triplets_artifact
 
 RESOURCES = Resources(batch_size=8, workers=1, device="cpu")
@@ -245,6 +246,46 @@ def test_wrong_inputs_are_refused(tmp_path: Path, artifacts: dict[str, Artifact]
         run(tmp_path / "out", artifacts | {"tokens": other})
     with pytest.raises(ValueError, match="seeds"):
         TrainConfig(seeds=(1, 1))
+    with pytest.raises(ValueError, match="needs a loss with texts, and losses are composed_image"):
+        TrainConfig(text_targets="frozen")
+
+
+def test_the_temperature_starts_as_it_is_set_or_where_the_checkpoint_left_it() -> None:
+    encoder = tiny_encoder()
+    encoder.temperature.data.fill_(0.03)
+    TrainConfig(temperature=None).prepare(encoder)
+    assert encoder.temperature.item() == pytest.approx(0.03)
+    TrainConfig().prepare(encoder)
+    assert encoder.temperature.item() == pytest.approx(0.07)
+
+
+def test_frozen_texts_are_those_of_the_base_at_every_step(
+    tmp_path: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = artifacts["triplets"].read(TRIPLETS, "triplets.parquet").to_pylist()
+    for place, row in enumerate(rows):
+        word = WORDS[place % 6]
+        row |= {"target_id": None, "target_text": f"a {word} star", "reference_caption": f"the {word}"}
+    write_table(tmp_path / "told" / "triplets.parquet", pa.Table.from_pylist(rows, schema=TRIPLETS), TRIPLETS)
+    told = artifacts | {"triplets": sealed(tmp_path / "told", "generate", len(rows))}
+    base = Blip2Encoder.load(artifacts["tokens"].manifest["config"]["checkpoint"])
+    seen: list[float] = []
+    losses = RetrievalLoss.losses
+
+    def watched(self: RetrievalLoss, tokens: Any, temperature: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        for name, texts in (("text", batch.target_texts), ("caption", batch.captions)):
+            assert texts is not None
+            assert not tokens[name].requires_grad
+            seen.append(float((tokens[name] - base.text_tokens(texts).tokens).abs().max().detach()))
+        return losses(self, tokens, temperature, batch)
+
+    monkeypatch.setattr(RetrievalLoss, "losses", watched)
+    settings = {"losses": ("composed_text", "caption_image"), "text_targets": "frozen"}
+    counts = run(tmp_path / "out", told, seeds=(0, 1), **settings)
+    assert len(seen) == 2 * 2 * 12  # texts and captions, of two seeds
+    assert max(seen) < 1e-3  # half precision
+    assert counts.detail["val_recall@10"] >= counts.detail["base_val_recall@10"]
+    assert "read by the base" in (tmp_path / "out" / "seed-1" / "README.md").read_text()
 
 
 def test_a_loss_that_is_no_number_names_the_triplets(
