@@ -78,7 +78,8 @@ def evaluate(
     resources: Resources,
 ) -> Counts:
     """Answers drawn by lot, of the methods that there are."""
-    methods = [*config.baselines, "composed", *(["target_text_trained", "joint"] if texts is not None else [])]
+    told = ["target_text", "target_text_trained", "joint"] if texts is not None else []
+    methods = [*config.baselines, "composed", *told]
     methods += others or {}
     values = [
         {

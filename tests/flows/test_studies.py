@@ -96,7 +96,7 @@ def labels(table: str) -> list[str]:
 @pytest.mark.usefixtures("store")
 def test_mvft_ji_is_trained_five_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages, table = run("mvft_ji_ablations", tmp_path, monkeypatch)
-    assert labels(table) == [one.label for one in variants(None)]
+    assert labels(table) == [one.label for one in variants(MvftJiAblations())]
     assert stages.count("train") == 5
     assert stages.count("generate") == 3  # the first, natural edits, the other prompts
     assert "| another MLLM | not run | not run | 31.88 | 18.18 | 37.47 | set other.model to a checkpoint |" in table
