@@ -63,7 +63,7 @@ def _answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], dict
 
 def test_mvft_ji_makes_up_a_change_and_says_what_comes_of_it(tmp_path: Path) -> None:
     images = small_images(tmp_path / "images", 30)
-    artifact, rows = _make(MvftJiGenerate(**_fields(tmp_path)), None, images)
+    artifact, rows = _make(MvftJiGenerate(**_fields(tmp_path), texts_per_pair=1), None, images)
     assert artifact.counts.model_dump(include={"read", "kept", "written"}) == {"read": 30, "kept": 30, "written": 30}
     requests = {row["request_id"]: row for row in artifact.read(GENERATIONS, "generations.parquet").to_pylist()}
     assert len(requests) == 3 * 30
