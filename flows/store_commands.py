@@ -133,7 +133,7 @@ def collect_garbage(
 @store.command()
 def verify(
     discard: Annotated[
-        bool, typer.Option("--discard", help="Take damaged artifacts out of the store: the next run makes them anew.")
+        bool, typer.Option("--discard", help="Take what is damaged out of the store: the next run makes it anew.")
     ] = False,
 ) -> None:
     """Read every file of every artifact and compare it with what was sealed; exit with 1 if anything differs."""
@@ -157,9 +157,12 @@ def verify(
     for path, fault in loose_faults(home()):
         damaged += 1
         typer.echo(f"damaged: {path.relative_to(home())}: {fault}")
+        if discard:
+            torn = path.rename(path.with_suffix(".torn"))  # as a run does that comes across it
+            typer.echo(f"set aside: {torn.relative_to(home())}")
     typer.echo(f"{checked} artifacts read, {damaged} damaged")
     if damaged:
-        hint = "" if discard else "; `store verify --discard` removes damaged artifacts, the next run makes them anew"
+        hint = "" if discard else "; `store verify --discard` takes what is damaged out, the next run makes it anew"
         typer.echo(f"error: the store is damaged{hint}", err=True)
         raise typer.Exit(1)
 

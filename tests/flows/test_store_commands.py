@@ -177,6 +177,9 @@ def test_verify_reads_the_ledger_and_the_features(store: Path) -> None:
     assert code == 1
     assert "damaged: ledger/m/p/1.parquet: " in out
     assert "damaged: features/tokens-1/2.arrow: " in out
+    assert "set aside: ledger/m/p/1.torn\n" in called("verify", "--discard")[1]
+    assert called("verify") == (0, "0 artifacts read, 0 damaged\n", "")
+    assert (store / "features/tokens-1/2.torn").read_bytes() == b"torn"
 
 
 def test_ls_and_du_show_sizes_and_what_is_kept(store: Path) -> None:
