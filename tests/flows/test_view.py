@@ -13,8 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data.artifact import Artifact
-from tests.tasks.view_world import SCRIPT, small_world
+from data.artifact import Artifact, Counts
+from data.schemas import TRIPLETS
+from tests.tasks.test_view_compare import evaluation, run
+from tests.tasks.view_world import SCRIPT, put, small_world, triplet
 
 CHROMIUM = Path("/usr/bin/chromium")
 MILLISECONDS = 90_000  # a busy machine starts a page in half a minute
@@ -227,6 +229,24 @@ def test_a_composed_search_and_why(seen: Seen, address: str, photos: Path, tmp_p
     page.locator(".overlays img").nth(1).wait_for()
     cosines = [float(text) for text in page.locator(".matches td.n").all_inner_texts()]
     assert sum(cosines) / len(cosines) == pytest.approx(scores[0], abs=2e-4)
+
+
+def test_two_runs_side_by_side(seen: Seen, address: str, triplets: Artifact) -> None:
+    rows = [triplet(place, 6, modification=f"other words {place}") for place in (1, 7)]
+    fewer = put("generate", Counts(read=2, kept=2, written=2), {"triplets.parquet": (TRIPLETS, rows)})
+    run("one", triplets, evaluation([[True, True, False, False]]))
+    run("two", fewer, evaluation([[True, False, True, True]]))
+    page = seen.open(address)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.get_by_text("rows of the stages: one and two").wait_for()
+    metrics = page.get_by_role("row").filter(has_text="recall@1")
+    assert metrics.inner_text().split("\t")[-1] == "+25.00"
+    page.locator("article.query").nth(1).wait_for()  # only the right one found the targets of two
+    assert page.locator("article.query").count() == 2
+    assert "left ✗ not found" in page.locator("article.query").first.inner_text()
+    words = page.locator("article.versus", has_text="other words 1").inner_text()
+    assert "make it green and turn it 1 times" in words
 
 
 def test_the_page_names_nothing_elsewhere(seen: Seen, address: str) -> None:
