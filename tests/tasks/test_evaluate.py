@@ -22,9 +22,11 @@ from data.config import Resources
 from data.images import BadImage
 from data.schemas import PREDICTIONS, SCORES, TESTS, VALUES
 from models.encoders import TextReading, TokenSet, load_encoder
+from models.encoders.mllm import MllmEncoder
 from tasks.evaluate import EvaluateConfig, evaluate, evaluate_facts
 from tasks.query_texts import QUERY_TEXTS
 from tests.models.tiny_blip2 import noise_images, tiny_checkpoint
+from tests.models.tiny_llava import tiny_llava_folder
 from tests.tasks.small_artifacts import sealed
 
 OFF = {"seed-0": 0.0, "seed-1": -9.0, "base": 0.0}
@@ -452,3 +454,15 @@ def test_a_real_network_finds_the_reference_itself(
     rows = read_table(out / "predictions.parquet", PREDICTIONS).to_pylist()
     first = next(row for row in rows if row["method"] == "image_only")
     assert first["score"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_mllm_embeds_in_the_numbers_of_its_training(tmp_path: Path) -> None:
+    checkpoint = tiny_llava_folder(tmp_path / "train" / "seed-0")
+    facts = {"weights": "w", "dtype": "float32"}
+    base = sealed(tmp_path / "embedder", "embedder", config={"checkpoint": str(checkpoint)}, facts=facts)
+    for dtype in ("float32", "bfloat16"):
+        trained = sealed(tmp_path / "train", "train", config={"seeds": [0]}, facts={"dtype": dtype})
+        (one,) = tasks.evaluate._asked(EvaluateConfig(baselines=()), trained, base, {})
+        encoder = tasks.evaluate._loaded(one, base, Resources(device="cpu"))
+        assert isinstance(encoder, MllmEncoder)
+        assert encoder.halved == (dtype == "bfloat16")
