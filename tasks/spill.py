@@ -13,12 +13,13 @@ from data.artifact import write_atomically
 from tasks.rows import BATCH
 
 _BUFFER = 512  # rows held before they go to the disk
+_PARTS = 64  # files, of which one is sorted at a time
 
 
 class SortedTable:
-    """Rows keyed by a SHA-256, gathered in files by the first digit of their key and sorted one file at a time.
+    """Rows keyed by a SHA-256, gathered in files by the beginning of their key and sorted one file at a time.
 
-    A sixteenth of the rows is in memory while they are written. Equal keys are equal rows: one of them is written.
+    A 64th of the rows is in memory while they are written. Equal keys are equal rows: one of them is written.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, key: str) -> None:
@@ -56,8 +57,8 @@ class SortedTable:
         def fill(temporary: Path) -> None:
             nonlocal written
             with pq.ParquetWriter(temporary, self._schema, compression="zstd") as file:
-                for digit in sorted(self._writers):
-                    for rows in self._ordered(self._folder / digit):
+                for part in sorted(self._writers):
+                    for rows in self._ordered(self._folder / part):
                         file.write_table(rows if revise is None else revise(rows))
                         written += rows.num_rows
 
@@ -66,13 +67,13 @@ class SortedTable:
         return written
 
     def _spill(self) -> None:
-        by_digit: dict[str, list[Mapping[str, Any]]] = {}
+        by_part: dict[str, list[Mapping[str, Any]]] = {}
         for row in self._buffer:
-            by_digit.setdefault(row[self._key][0], []).append(row)
-        for digit, rows in by_digit.items():
-            if digit not in self._writers:
-                self._writers[digit] = pa.ipc.new_file(self._folder / digit, self._schema)
-            self._writers[digit].write_table(pa.Table.from_pylist(rows, schema=self._schema))
+            by_part.setdefault(f"{int(row[self._key][:2], 16) * _PARTS // 256:02x}", []).append(row)
+        for part, rows in by_part.items():
+            if part not in self._writers:
+                self._writers[part] = pa.ipc.new_file(self._folder / part, self._schema)
+            self._writers[part].write_table(pa.Table.from_pylist(rows, schema=self._schema))
         self._buffer.clear()
 
     def _ordered(self, path: Path) -> Iterator[pa.Table]:

@@ -21,7 +21,7 @@ def test_rows_are_ordered_and_unique(tmp_path_factory: pytest.TempPathFactory, n
     keys = {number: sha256(str(number).encode()).hexdigest() for number in numbers}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.spill._BUFFER", buffer)
-        patch.setattr("tasks.spill.BATCH", 5)  # of up to some twenty rows of a digit
+        patch.setattr("tasks.spill.BATCH", 2)  # of the five or so rows of a part
         table = SortedTable(folder / "unsorted", SCHEMA, "key")
         for number in numbers:
             table.add([{"key": keys[number], "value": number}])
