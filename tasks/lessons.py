@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 import prompts
@@ -85,7 +84,7 @@ class Plan:
     second: float
 
 
-class Lessons(IterableDataset[dict[str, Tensor]]):
+class Lessons:
     """The mini-batches of some steps, of one task each: `input_ids`, `labels` (B, L), `pixel_values` (N, 3, 96, 96).
 
     What a seed gives a step is always the same, so that a resumed run sees what it would have seen. Of the parts of a

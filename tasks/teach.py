@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from data.artifact import Artifact, Counts, write_json
@@ -107,8 +106,7 @@ def _train(rank: int, world: int, config: TeachConfig, tower: Path, out: Path) -
         optimiser.load_state_dict(state["optimiser"])
         first, history = state["step"], state["history"]
     plan = Plan(config.seed, config.batch, config.parts, config.second)
-    lessons = Lessons(tokenizer, plan, range(first, config.steps), rank, world)
-    stream = iter(DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8))
+    stream = iter(Lessons(tokenizer, plan, range(first, config.steps), rank, world))
     mine = len(range(rank, config.parts, world))
     bar = progress(config.steps - config.after, "steps", first - config.after)
     with bar if rank == 0 else nullcontext(lambda _: None) as advance:
@@ -131,7 +129,6 @@ def _train(rank: int, world: int, config: TeachConfig, tower: Path, out: Path) -
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
                 torch.save(state | {"step": step + 1, "history": history}, resume.with_suffix(".tmp"))
                 resume.with_suffix(".tmp").replace(resume)
-    next(stream, None)  # the stream is over, so its worker ends now and not whenever the iterator is collected
     if rank == 0:
         save_checkpoint(model, tokenizer, out / "checkpoint")
         write_json(out / "history.json", history)

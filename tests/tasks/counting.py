@@ -3,6 +3,7 @@
 The process makes three parts and then waits until the file GATE exists.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -66,5 +67,6 @@ def wait_for(gate: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     before_part = lambda number: wait_for(Path(sys.argv[1])) if number == 3 else None  # noqa: E731
     run_both()

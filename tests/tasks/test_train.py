@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def run(out: Path, artifacts: dict[str, Artifact], **config: Any) -> Counts:
     settings = TrainConfig(**(SMALL | config))
     out.mkdir(parents=True, exist_ok=True)
     return train.fn(out, settings, **artifacts, facts=train_facts(settings, **artifacts), resources=RESOURCES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums round differently on more, and what ran before may have left another number than a new process has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +126,10 @@ def test_the_vision_tower_is_that_of_the_base(straight: tuple[Path, Counts], art
 KILLED = """
 import sys, time
 from pathlib import Path
+import torch
 from tasks.seed_run import SeedRun
 from tests.tasks import test_train
+torch.set_num_threads(1)
 step = SeedRun._take_step
 slow = lambda self: self.seed == 1 and self.step >= 2  # after its first saved state
 SeedRun._take_step = lambda self: (time.sleep(1.0 * slow(self)), step(self))
