@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 5.0
 """How often a stage's progress is sent; a shorter stage sends none."""
 
+PAUSES = 20
+"""What sending took, times this, passes before the next: a server that is slow or gone costs a run 5 % at most."""
+
 
 def show_stage(recipe: str, row: StageRecord, detail: Mapping[str, Any]) -> None:
     """A table of what became of a stage's rows, beside its task run."""
@@ -71,7 +74,7 @@ class ShownProgress:
         self._stage = stage
         self._inner = inner
         self._lock = Lock()
-        self._sent = time.monotonic()
+        self._due = time.monotonic() + EVERY_SECONDS
         self._id: UUID | None = None
         self._context = copy_context()  # knows the task run; the work's threads do not
 
@@ -84,10 +87,12 @@ class ShownProgress:
             nonlocal completed
             with self._lock:
                 completed += units
-                if total and time.monotonic() - self._sent >= EVERY_SECONDS:
+                began = time.monotonic()
+                if total and began >= self._due:
                     text = f"{self._stage}: {completed:,} of {total:,} {unit}"
                     self._context.run(self._send, min(100.0, 100 * completed / total), text)
-                    self._sent = time.monotonic()
+                    ended = time.monotonic()
+                    self._due = ended + max(EVERY_SECONDS, PAUSES * (ended - began))
 
         if self._inner is None:
             yield advance

@@ -80,6 +80,7 @@ def test_progress_counts_and_report_are_artifacts(monkeypatch: pytest.MonkeyPatc
     from prefect.client.orchestration import get_client
 
     monkeypatch.setattr("tasks.shown.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.shown.PAUSES", 0)
     run = toy(config=Toy(count=CountConfig(upto=7)))
     with get_client(sync_client=True) as client:
         found = {artifact.key: artifact for artifact in client.read_latest_artifacts()}
