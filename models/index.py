@@ -26,7 +26,7 @@ LIST_SAMPLE = 64
 PROBED = 4
 """One list of so many is searched. Fixed, so that asking for more candidates only adds candidates."""
 GPU_MOST = 2048
-"""Most neighbours that FAISS finds on a GPU (FAISS issue 4008)."""
+"""Most neighbours that FAISS finds, and most lists it probes, on a GPU (FAISS issue 4008)."""
 
 
 def projection(sets: TokenSets, dim: int, seed: int) -> torch.Tensor | None:
@@ -98,10 +98,15 @@ def build(vectors: Floats, kind: Kind, seed: int) -> Any:
 
 
 def on_gpus(index: Any, most: int) -> Any:
-    """The index shared out over the GPUs that FAISS sees, if it sees any and finds that many neighbours there."""
+    """The index shared out over the GPUs that FAISS sees; as it is if there are none or it cannot work there.
+
+    FAISS has flat indexes and inverted lists of whole vectors on a GPU, but no 4-bit codes; there it finds no more
+    neighbours and probes no more lists than `GPU_MOST`.
+    """
     if most > GPU_MOST or not hasattr(faiss, "get_num_gpus") or faiss.get_num_gpus() == 0:
         return index
-    return faiss.index_cpu_to_all_gpus(index)
+    listed = isinstance(index, faiss.IndexIVFFlat) and index.nprobe <= GPU_MOST
+    return faiss.index_cpu_to_all_gpus(index) if listed or isinstance(index, faiss.IndexFlat) else index
 
 
 def neighbours(index: Any, queries: Floats, count: int) -> Integers:

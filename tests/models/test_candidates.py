@@ -71,11 +71,25 @@ def test_vectors_of_short_tokens_are_the_tokens_themselves(tmp_path: Path) -> No
     np.testing.assert_allclose(vectors, sets.unit(slice(0, 9)).tokens[:, 0].numpy())
 
 
-def test_gpus_are_left_alone_where_they_find_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "most", "probed", "moved"),
+    [
+        ("flat", 2048, None, True),
+        ("flat", 2049, None, False),
+        ("ivf", 2048, 2048, True),
+        ("ivf", 2048, 2049, False),
+        ("pq", 2048, 2048, False),
+    ],
+)
+def test_gpus_are_left_alone_where_an_index_cannot_work_there(
+    monkeypatch: pytest.MonkeyPatch, kind: index.Kind, most: int, probed: int | None, moved: bool
+) -> None:
     monkeypatch.setattr(index.faiss, "get_num_gpus", lambda: 2, raising=False)
     monkeypatch.setattr(index.faiss, "index_cpu_to_all_gpus", lambda one: ("on gpus", one), raising=False)
-    assert index.on_gpus("index", 2048) == ("on gpus", "index")
-    assert index.on_gpus("index", 2049) == "index"
+    built = index.build(np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32), kind, 0)
+    if probed is not None:
+        index.faiss.extract_index_ivf(built).nprobe = probed
+    assert (index.on_gpus(built, most) is not built) == moved
 
 
 def _finder(sets: TokenSets, folder: Path) -> Finder:
