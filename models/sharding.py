@@ -84,8 +84,9 @@ def gathered(encoder: TrainableEncoder) -> None:
                 setattr(module, name, found[id(weight)])
 
 
-def clip_gradients(weights: Iterable[nn.Parameter], most: float) -> None:
-    """Scale the gradients of whole and of shared weights alike, so that their norm is at most `most`."""
+def clip_gradients(weights: Iterable[nn.Parameter], most: float) -> float:
+    """Scale the gradients of whole and of shared weights alike, so that their norm is at most `most`; return the norm
+    that they had."""
     kinds: dict[bool, list[nn.Parameter]] = {}
     slopes: dict[bool, list[Tensor]] = {}
     for weight in weights:
@@ -95,3 +96,4 @@ def clip_gradients(weights: Iterable[nn.Parameter], most: float) -> None:
     norm = torch.stack([whole(nn.utils.get_total_norm(kind)) for kind in slopes.values()]).norm()
     for kind in kinds.values():
         nn.utils.clip_grads_with_norm_(kind, most, norm)
+    return float(norm)

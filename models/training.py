@@ -31,7 +31,7 @@ QUERY_BLOCK = 32
 
 
 class DivergedError(ValueError):
-    """The loss is not a finite number."""
+    """The loss, its gradient, or a score of the trained network is not a finite number."""
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: Schedule, epoch: int = 0) -> float:
@@ -87,12 +87,17 @@ def ranks_of_targets(queries: Tensor, gallery: Tensor, targets: Tensor, exclude:
         gallery: (N, S, D), likewise.
         targets: (Q,) rows of the gallery.
         exclude: (Q,) rows of the gallery that are no candidates (the reference), -1 for none.
+
+    Raises:
+        DivergedError: if a score is not finite; comparisons would then find every target first.
     """
     ranks = []
     for start in range(0, len(queries), QUERY_BLOCK):
         part = slice(start, start + QUERY_BLOCK)
         with torch.autocast(queries.device.type, enabled=False):
             scores = maxsim(queries[part].float(), gallery.float())
+        if not scores.isfinite().all():
+            raise DivergedError("the scores of the validation are not all finite")
         rows = torch.arange(len(scores), device=scores.device)
         own = scores[rows, targets[part]].unsqueeze(1)
         barred = exclude[part]
@@ -165,11 +170,13 @@ class Trainer:
         """Take one step and return the loss before it.
 
         Raises:
-            DivergedError: if the loss is not finite; the weights are then as before.
+            DivergedError: if the loss or its gradient is not finite; the weights are then as before.
         """
         self.encoder.train()
         value = float(self._gradients(step, batch))
-        clip_gradients(self.weights.values(), self.clip)
+        norm = clip_gradients(self.weights.values(), self.clip)
+        if not math.isfinite(norm):
+            raise DivergedError(f"the loss is {value:g}, but the norm of its gradient is {norm}")
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,35 +84,37 @@ class SeedRun:
             advance(1)
         if self._curves is not None:
             self._curves.close()
-        self.trainer.restore(self.best[2])
+        last = None if self.best[0] == self.step else self.trainer.snapshot()
         if self.processes.sharded:
             gathered(self.encoder)
         if self.processes.rank == 0:
-            self._write()
+            write_table(history_file(self.out, self.seed), pa.Table.from_pylist(self.rows, schema=HISTORY), HISTORY)
+            if last is not None:
+                self._write(f"last-{self.seed}", self.step, last)
+            self._write(f"seed-{self.seed}", self.best[0], self.best[2])
+            self.state.unlink(missing_ok=True)
 
-    def _write(self) -> None:
-        write_table(history_file(self.out, self.seed), pa.Table.from_pylist(self.rows, schema=HISTORY), HISTORY)
-        unfinished = self.out / f".seed-{self.seed}"
-        shutil.rmtree(unfinished, ignore_errors=True)
+    def _write(self, name: str, step: int, weights: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for weight, parameter in self.encoder.trainable():
+                if weight in weights:
+                    parameter.copy_(weights[weight])
+        unfinished, folder = self.out / f".{name}", self.out / name
+        for leftover in (unfinished, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
         self.encoder.save(unfinished)
-        write_card(unfinished, self.origin, self.config, self.seed, self.best[0], self.rows)
-        os.rename(unfinished, self.out / f"seed-{self.seed}")  # a folder of this name is whole
-        self.state.unlink(missing_ok=True)
+        write_card(unfinished, self.origin, self.config, self.seed, step, self.rows)
+        os.rename(unfinished, folder)  # a folder of this name is whole
 
     def _take_step(self) -> None:
         config = self.config
         epoch, rows = rows_of_step(self.step, self.groups, config.batch_size, self.seed)
         warmup = round(config.warmup * self.steps)
         rate = learning_rate(self.step, self.steps, config.learning_rate, warmup, config.schedule, epoch)
-        try:
+        ids = ", ".join(self.examples.split.training[row].triplet_id for row in rows)
+        with self._diverging(self.step + 1, f"the batch holds the triplets {ids}"):
             batch = self.examples.batch(rows, self.processes.share(len(rows)))
             loss = self.trainer.step(self.step, batch, rate)
-        except DivergedError as error:
-            ids = ", ".join(self.examples.split.training[row].triplet_id for row in rows)
-            raise ValueError(
-                f"seed {self.seed}, step {self.step + 1}: {error}; the batch holds the triplets {ids}. Try a lower"
-                " learning_rate or dtype=float32"
-            ) from error
         self.step += 1
         self.rows.append(self._row(epoch, loss, rate))
         if self.step % (config.validate_every or self.steps // config.epochs) == 0 or self.step == self.steps:
@@ -121,6 +124,15 @@ class SeedRun:
             self._save()
         self._draw()
 
+    @contextmanager
+    def _diverging(self, step: int, where: str) -> Iterator[None]:
+        try:
+            yield
+        except DivergedError as error:
+            raise ValueError(
+                f"seed {self.seed}, step {step}: {error}; {where}. Try a lower learning_rate or dtype=float32"
+            ) from error
+
     def _row(self, epoch: int, loss: float | None, rate: float | None) -> Row:
         return {
             "seed": self.seed, "step": self.step, "epoch": epoch, "loss": loss, "lr": rate, "val_recall@1": None,
@@ -128,9 +140,10 @@ class SeedRun:
         }  # fmt: skip
 
     def _validate(self) -> None:
-        # Where weights are shared, nobody can rank alone.
-        found = self._ranks() if self.processes.sharded else None
-        ranks = self.processes.agree(self._ranks if found is None else lambda: found)
+        with self._diverging(self.step, "the weights are no longer of use"):
+            # Where weights are shared, nobody can rank alone.
+            found = self._ranks() if self.processes.sharded else None
+            ranks = self.processes.agree(self._ranks if found is None else lambda: found)
         recalls = {k: 100 * float(np.mean(ranks <= k)) for k in (1, 10)}
         self.rows[-1] |= {f"val_recall@{k}": value for k, value in recalls.items()}
         score = sum(recalls.values()) / 2

@@ -1,7 +1,6 @@
 """Train: fine-tune the Q-Former on triplets, once per seed, over features of the vision tower computed once."""
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
@@ -26,8 +25,10 @@ from models.terms import Similarity, Term
 from tasks.auto import training_dtype
 from tasks.encode import refuse_half_on_cpu
 from tasks.features import Features, FreshFeatures, Picture, Pixels, compute, pictures
-from tasks.room import require_batch
+from tasks.room import require_batch, require_disk
+from tasks.runs import say
 from tasks.stage import NO_FACTS, stage
+from tasks.store import home
 
 if TYPE_CHECKING:
     from models.gradients import Processes
@@ -193,7 +194,7 @@ def train_facts(
     return {"dtype": training_dtype(config.dtype), **config.facts()}
 
 
-@stage(version=3, facts=train_facts)
+@stage(version=4, facts=train_facts)
 def train(
     out: Path,
     config: TrainConfig,
@@ -205,10 +206,12 @@ def train(
     facts: Mapping[str, Any] = NO_FACTS,
     resources: Resources,
 ) -> Counts:
-    """Write seed-<s>/, the best checkpoint of each seed in Hugging Face format, history.parquet, and tensorboard/.
+    """Write seed-<s>/, the best checkpoint of each seed in Hugging Face format, last-<s>/ where the last is another,
+    history.parquet, and tensorboard/.
 
     The base checkpoint is the one that `tokens` were made with, or that `embedder` chose. With `started`, an earlier
-    training, each seed goes on from its checkpoint there. A frozen vision tower runs once over the images. The
+    training, each seed goes on from its checkpoint there. A frozen vision tower runs once over the images, for all
+    trainings. The
     checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out references, the one
     that it began with included. A killed run continues from its last saved state, with the same steps. With
     `resources.processes` as many share every batch, one for each GPU, and the steps are those of one process.
@@ -238,7 +241,7 @@ def train(
             str(tokens.manifest["config"]["checkpoint"]), digest, inputs, len(split.training),
             len(split.validation), str(facts["dtype"]),
         )  # fmt: skip
-        start = seed_starts(out, config, split, images, tokens, started, resources)
+        start = seed_starts(config, split, images, tokens, started, resources)
         if resources.processes > 1:
             for seed in config.seeds if started is not None else config.seeds[:1]:
                 start(seed)  # its tower's features are then on disk for all processes
@@ -249,7 +252,6 @@ def train(
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
         history_file(out, seed).unlink(missing_ok=True)
-    shutil.rmtree(out / "vision", ignore_errors=True)
     return Counts(
         read=len(used) + sum(split.dropped.values()),
         kept=len(used),
@@ -284,7 +286,6 @@ def base_encoder(
 
 
 def seed_starts(
-    out: Path,
     config: TrainConfig,
     split: "Split",
     images: Artifact,
@@ -305,7 +306,7 @@ def seed_starts(
     def start(seed: int) -> tuple[TrainableEncoder, Examples]:
         folder = None if started is None else started.file(f"seed-{seed}")
         encoder = base_encoder(config, tokens, resources, folder)
-        features = vision_features(out, images, wanted, encoder, resources)
+        features = vision_features(images, wanted, encoder, resources)
         read = TextTokens(encoder, config.text_reading, split.read_texts) if config.text_targets == "frozen" else None
         return encoder, Examples(split, features, known, encoder.device, config.objective(), read)
 
@@ -323,9 +324,9 @@ def split_of(config: TrainConfig, triplets: Artifact, known: Sequence[Picture]) 
 
 
 def vision_features(
-    out: Path, images: Artifact, rows: Sequence[Picture], encoder: TrainableEncoder, resources: Resources
+    images: Artifact, rows: Sequence[Picture], encoder: TrainableEncoder, resources: Resources
 ) -> Features | FreshFeatures | Pixels:
-    """Features of the frozen tower: computed once and kept on disk if they fit there, else at every step.
+    """Features of the frozen tower: computed once and kept in the store if they fit the budget, else at every step.
 
     They are float16 either way, so that the steps are the same. Towers that differ have folders of their own. A tower
     that is trained runs within the step, on what it is shown.
@@ -340,8 +341,10 @@ def vision_features(
             " those it needs, which is slower", len(rows), wanted, resources.feature_gb,
         )  # fmt: skip
         return FreshFeatures(images, rows, encoder, resources)
-    log.info("vision features of %d images are computed once and kept on disk: %.2f GB", len(rows), wanted)
-    features = Features(out / "vision" / encoder.tower_digest())
+    features = Features(home() / "features" / f"vision-{encoder.tower_digest()[:20]}")
+    absent = features.missing([row.sha256 for row in rows])
+    if absent:
+        say(f"train: the vision tower's features of {len(absent):,} images are computed once and kept")
     compute(features, images, rows, encoder, encoder.vision_of, resources)
     return features
 
@@ -363,6 +366,13 @@ def _require_memory(config: TrainConfig, encoder: TrainableEncoder, examples: "E
         each = saved_bytes(lambda number: loss.encode(encoder, two.part(slice(number))))
     held = [tensor.nbytes // 2 for tensor in (two.reference, two.target, two.negatives) if tensor is not None]
     require_batch(rows, each + sum(held), "triplets", "train.cached_rows")
+
+
+def _require_disk(out: Path, encoder: TrainableEncoder, seeds: int) -> None:
+    """Ask for the room of two checkpoints a seed and of one state: trained weights, the best, AdamW's two moments."""
+    written = sum(weight.nbytes for weight in encoder.parameters())
+    trained = sum(weight.nbytes for _, weight in encoder.trainable())
+    require_disk(out, 2 * seeds * written + 4 * trained, f"the checkpoints of {seeds} seeds and what a restart needs")
 
 
 def train_seeds(
@@ -388,4 +398,5 @@ def train_seeds(
             encoder, examples = start(seed)
             if seed == todo[0]:
                 _require_memory(config, encoder, examples, origin.dtype)
+                _require_disk(out, encoder, len(todo))
             SeedRun(out, config, seed, encoder, examples, origin, processes).finish(advance)

@@ -102,7 +102,7 @@ def _work(rank: int, shared: dict[str, str], cpu: bool, inputs: tuple[Any, ...],
     try:
         split = split_of(config, triplets, pictures(images))
         with reporting_to(_Teller(news) if rank == 0 else None):
-            start = seed_starts(out, config, split, images, tokens, started, resources)
+            start = seed_starts(config, split, images, tokens, started, resources)
             train_seeds(out, config, start, split.groups, origin, processes)
     except ValueError as error:
         news.put(("refused", str(error)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.encoders import TrainableEncoder
 from models.encoders.blip2 import Blip2Encoder
 from models.objectives import Batch, RetrievalLoss
 from models.training import (
@@ -169,6 +170,28 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change() -> None:
     )
     with pytest.raises(DivergedError, match="made_up inf"):
         infinite.step(0, data, 1e-3)
+
+
+@pytest.mark.parametrize("slope", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_stops_before_the_weights_change(slope: float) -> None:
+    encoder = tiny_encoder()
+
+    def steep(encoder: TrainableEncoder, _: Batch) -> dict[str, torch.Tensor]:
+        temperature = encoder.temperature * 1.0
+        temperature.register_hook(lambda gradient: gradient * slope)
+        return {"made_up": temperature}
+
+    run = Trainer(encoder, steep, seed=0, weight_decay=0.0, clip=1.0, dtype="float32")
+    before = run.snapshot()
+    with pytest.raises(DivergedError, match=r"the loss is 0\.07, but the norm of its gradient is"):
+        run.step(0, batch(encoder), 1e-3)
+    assert all(torch.equal(before[name], value) for name, value in run.snapshot().items())
+
+
+def test_tokens_that_are_no_numbers_have_no_ranks() -> None:
+    tokens = torch.full((3, 2, 4), math.nan)
+    with pytest.raises(DivergedError, match="not all finite"):
+        ranks_of_targets(tokens, tokens, torch.arange(3), torch.full((3,), -1))
 
 
 def test_several_losses_are_summed() -> None:

@@ -60,6 +60,10 @@ def run(out: Path, artifacts: dict[str, Artifact], **config: Any) -> Counts:
     return train.fn(out, settings, **artifacts, facts=train_facts(settings, **artifacts), resources=RESOURCES)
 
 
+FILES = ["history.parquet", "last-0", "last-1", "seed-0", "seed-1", "tensorboard"]
+"""Of a training whose best checkpoints are not the last."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums round differently on more, and what ran before may have left another number than a new process has."""
@@ -82,7 +86,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, artifacts: dict[str, Arti
 
 def test_it_writes_a_checkpoint_per_seed_and_a_history(straight: tuple[Path, Counts]) -> None:
     out, counts = straight
-    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
     history = read_table(out / "history.parquet", HISTORY).to_pylist()
     # 44 training triplets in batches of 11: 4 steps an epoch, 12 in all, and row 0 for the base checkpoint
     assert [(row["seed"], row["step"]) for row in history] == [(seed, step) for seed in (0, 1) for step in range(13)]
@@ -162,7 +166,7 @@ def test_kill_9_changes_nothing(tmp_path: Path, straight: tuple[Path, Counts], a
     for seed in ("seed-0", "seed-1"):
         before, after = (path / seed / "model.safetensors" for path in (straight[0], out))
         assert before.read_bytes() == after.read_bytes()
-    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
 
 
 def test_killed_while_it_tidies_up(
@@ -174,10 +178,9 @@ def test_killed_while_it_tidies_up(
     out = tmp_path / "out"
     shutil.copytree(straight[0], out)
     (out / "history-1.parquet").write_bytes(b"a scrap")
-    (out / "vision").mkdir()
     counts = run(out, artifacts)
     assert counts == straight[1]
-    assert sorted(path.name for path in out.iterdir()) == ["history.parquet", "seed-0", "seed-1", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
 
 
 def test_validation_shares_no_reference_with_training(artifacts: dict[str, Artifact]) -> None:
@@ -383,6 +386,11 @@ def test_a_checkpoint_has_a_card_its_settings_and_curves(straight: tuple[Path, C
     card = (out / "seed-1" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert f"step {recipe['steps']['kept']} of 12 was kept" in card
+    last = json.loads((out / "last-1" / "training.yaml").read_text())
+    assert recipe["steps"]["kept"] < last["steps"]["kept"] == last["steps"]["taken"] == 12
+    assert "step 12 of 12 was kept" in (out / "last-1" / "README.md").read_text()
+    best, latest = (Blip2Encoder.load(out / name).state_dict() for name in ("seed-1", "last-1"))
+    assert any(not torch.equal(value, latest[name]) for name, value in best.items())
     history = [row for row in read_table(out / "history.parquet", HISTORY).to_pylist() if row["seed"] == 1]
     best = next(row for row in history if row["step"] == recipe["steps"]["kept"])
     base = history[0]
