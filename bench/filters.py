@@ -145,11 +145,18 @@ def recall(world: World, triplets: Artifact, epochs: int, seeds: Sequence[int]) 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     resources = Resources(workers=1)
     started = time.perf_counter()
-    shares = choose(World(args.tune_seed, args.images, args.pairs, resources), args.least_yield)
-    world = World(args.seed, args.images, args.pairs, resources)
-    values = _values(world.filtered(OPEN))
-    chosen = {name: threshold(name, values[name], share) for name, share in shares.items()}
-    kept = world.filtered({name: {"on": True, "threshold": threshold} for name, threshold in chosen.items()})
+    tuned, world = (World(seed, args.images, args.pairs, resources) for seed in (args.tune_seed, args.seed))
+    shares = choose(tuned, args.least_yield)
+
+    def thresholds(pool: World) -> dict[str, float]:
+        values = _values(pool.filtered(OPEN))
+        return {name: threshold(name, values[name], share) for name, share in shares.items()}
+
+    chosen = thresholds(world)
+    kept, carried = (
+        world.filtered({name: {"on": True, "threshold": value} for name, value in some.items()})
+        for some in (chosen, thresholds(tuned))
+    )
     before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
     result: dict[str, Any] = {
         "shares": {name: round(share, 4) for name, share in shares.items()},
@@ -158,6 +165,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "after": after,
         "yield": after["triplets"] / before["triplets"],
         "ratio_wrong": after["wrong"] / before["wrong"],
+        "by_the_others_thresholds": world.quality(kept_ids(carried)),
         "filters": {one["filter"]: [one["read"], one["kept"]] for one in read_yields(kept)},
         "model": str(world.triplets.manifest["facts"]["revision"])[:12],
     }
