@@ -1,7 +1,6 @@
 """Where a checkpoint's name leads, and what identifies its weights."""
 
 import functools
-import os
 import re
 import shutil
 import uuid
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from data.home import home
 from data.keys import digest, file_digest
+from data.offline import is_offline
 from data.suggest import did_you_mean
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -153,13 +153,11 @@ def _commit(repository: str, revision: str) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     trouble: Exception | None = None
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+    if not is_offline():
         try:
             return str(huggingface_hub.model_info(repository, revision=revision, timeout=HUB_SECONDS).sha)
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise LookupError(f"Hugging Face has no model {repository!r} at {revision!r} for you: {error}") from error
-        except errors.OfflineModeIsEnabled:
-            pass
         except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # its http client's, which varies
             trouble = error
     cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", revision=revision)

@@ -10,6 +10,7 @@ from threading import Thread
 import huggingface_hub
 import pytest
 
+from data.offline import VARIABLES
 from models import checkpoints
 from models.checkpoints import Located, folder_revision, resolve
 
@@ -97,7 +98,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, status: int | None) -> Iterator[str]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
         monkeypatch.setattr(huggingface_hub, "model_info", huggingface_hub.HfApi(address).model_info)
