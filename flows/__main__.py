@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from data.home import home, writable_home
+from data.offline import go_offline
 from flows.convert import convert
 from flows.estimate import execute_estimate
 from flows.evaluate import evaluate
@@ -19,9 +20,6 @@ from flows.status import status
 from flows.store_commands import store
 from flows.view import view
 
-# Read by huggingface_hub, transformers and datasets when they are imported; processes started here inherit them.
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-
 
 def never_ask_a_hub() -> None:
     """Switch every library below offline.
@@ -32,7 +30,7 @@ def never_ask_a_hub() -> None:
     early = [name for name in ("huggingface_hub", "transformers", "datasets") if name in sys.modules]
     if early and os.environ.get("HF_HUB_OFFLINE") != "1":
         raise RuntimeError(f"{', '.join(early)} was imported before --offline could be settled; set HF_HUB_OFFLINE=1")
-    os.environ |= dict.fromkeys(_OFFLINE, "1")
+    go_offline()
 
 
 app = typer.Typer(

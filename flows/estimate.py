@@ -36,7 +36,7 @@ def execute_estimate(name: str, assignments: Sequence[str], rerun: Sequence[str]
     typer.echo(f"asking for a sample of {rows:,} rows; the run will find the answers in the ledger")
     try:
         found = estimate(config, pairs, images, resources, rows)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (LookupError, OSError, RuntimeError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(FAILED) from None
     settings = load_run(started_here()[-1]).config

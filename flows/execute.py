@@ -11,7 +11,7 @@ import typer
 from data.config import StageConfig
 from flows.overrides import ConfigError, configure, field_values
 from flows.recipe import Recipe, check_recipe, load_recipe
-from flows.server import local_server
+from flows.server import ServerError, local_server
 from flows.status import show
 from tasks.runs import NotStored, RunError, from_store, load_run, recorded_runs, started_here
 
@@ -43,7 +43,8 @@ def execute_recipe(
         assignments, rerun, until: as on the command line.
 
     Raises:
-        typer.Exit: 2 for a mistake in the arguments, before any work; 1 if a stage fails; 130 if it was stopped.
+        typer.Exit: 2 for a mistake in the arguments, before any work; 1 if a stage fails or there is no server for it;
+            130 if it was stopped.
     """
     try:
         with _terminable(), local_server() as server:
@@ -61,6 +62,9 @@ def execute_recipe(
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(USAGE) from None
+    except ServerError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(FAILED) from None
     except RunError as error:
         show(error.record)
         typer.echo(f"error: {error}", err=True)

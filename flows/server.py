@@ -26,6 +26,10 @@ _PATIENCE_SECONDS = 180  # a first start on two busy cores was seen to take 40
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+class ServerError(Exception):
+    """There is no Prefect server to work with; the message says why and what to do."""
+
+
 class LocalServer:
     """The server of this command, or the user's own.
 
@@ -45,7 +49,6 @@ class LocalServer:
         if self._listener is None or self._process is not None:
             return
         command = [sys.executable, "-m", "flows.server", str(self._listener.fileno()), str(os.getpid())]
-        self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as stream:
             self._process = subprocess.Popen(
                 command,
@@ -59,13 +62,14 @@ class LocalServer:
             )
 
     def wait(self) -> None:
-        """Wait until the server answers; it is started if it was not.
+        """Wait until the server answers; it is started if it was not. The user's own has to be up.
 
         Raises:
-            RuntimeError: if it ends or does not answer in time; the message names its log.
+            ServerError: if it ends or does not answer in time, or the user's own cannot be used.
         """
         self.start()
         if self._process is None:
+            _ask_users_server()
             return
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -75,7 +79,10 @@ class LocalServer:
             except (urllib.error.URLError, TimeoutError, ConnectionError):
                 time.sleep(0.1)
         state = "ended" if self._process.poll() is not None else f"did not answer within {_PATIENCE_SECONDS} s"
-        raise RuntimeError(f"the local Prefect server {state}; see {self._log}")
+        raise ServerError(
+            f"the Prefect server that this command started {state}; {self._log} says why. A server of your own is used"
+            " instead if PREFECT_API_URL names it (docs/operate.md)"
+        )
 
     def stop(self) -> None:
         """End it, if it was started."""
@@ -95,6 +102,7 @@ def local_server() -> Iterator[LocalServer]:
     imported."""
     settle_environment()
     log = Path(os.environ["PREFECT_HOME"]) / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)  # Prefect makes no folders above it, and would warn
     if _users_server():
         yield LocalServer(None, "", log)
         return
@@ -144,6 +152,23 @@ def _users_server() -> bool:
     from prefect.settings import get_current_settings  # two seconds, for those who have profiles of their own
 
     return get_current_settings().api.url is not None
+
+
+def _ask_users_server() -> None:
+    """Ask what Prefect asks when a flow begins, whose own answer would be a page of calls."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.raise_for_api_version_mismatch()
+    except (RuntimeError, httpx.HTTPError) as error:
+        cause = error.__cause__
+        said = f"{error} ({str(cause) or type(cause).__name__})" if cause else str(error)
+        raise ServerError(
+            f"your Prefect server cannot be used: {said.splitlines()[0]}. Start it with 'prefect server start', or"
+            " correct PREFECT_API_URL, which ends in /api; without one, this command starts a server of its own"
+        ) from error
 
 
 def serve(handle: int, parent: int) -> None:

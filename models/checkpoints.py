@@ -1,7 +1,6 @@
 """Where a checkpoint's name leads, and what identifies its weights."""
 
 import functools
-import os
 import re
 import shutil
 import uuid
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from data.home import home
 from data.keys import digest, file_digest
+from data.offline import is_offline
 from data.suggest import did_you_mean
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -17,6 +17,7 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 CONTENT = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model", ".py")
 # LAVIS's files; bump the number when the conversion writes something else.
 WEIGHTS_OF_LAVIS, CONVERTER = (".pth", ".pt"), 1
+HUB_SECONDS = 30  # for the hub's answer to one small question; its client would wait for ever
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -47,7 +48,8 @@ def resolve(name: str) -> Located:
 
     Raises:
         FileNotFoundError: if a folder of that name exists but holds no weights, or a file of LAVIS's is not there.
-        LookupError: if nothing has that name, or the hub cannot say which commit it stands for.
+        LookupError: if nothing has that name, or it is not on this machine and the hub refuses or may not be asked.
+        ConnectionError: if it is not on this machine and the hub cannot be reached.
         ValueError: if LAVIS's files are not those of a BLIP-2.
     """
     files = _lavis_files(name)
@@ -144,25 +146,39 @@ def _content(path: Path, size: int, modified: int) -> str:
 
 
 def _commit(repository: str, revision: str) -> str:
-    """The commit behind a branch, tag or commit: of the local cache when offline, else of the hub."""
+    """The commit behind a branch, tag or commit: of the hub, or of the local cache when offline or the hub is gone."""
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import errors
 
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    trouble = "HF_HUB_OFFLINE is set"
-    if not offline:
+    trouble: Exception | None = None
+    if not is_offline():
         try:
-            return str(huggingface_hub.model_info(repository, revision=revision).sha)
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            return str(huggingface_hub.model_info(repository, revision=revision, timeout=HUB_SECONDS).sha)
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise LookupError(f"Hugging Face has no model {repository!r} at {revision!r} for you: {error}") from error
-        except (HfHubHTTPError, OSError) as error:
-            trouble = f"Hugging Face cannot be reached ({type(error).__name__})"
+        except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # its http client's, which varies
+            trouble = error
     cached = huggingface_hub.try_to_load_from_cache(repository, "config.json", revision=revision)
     if isinstance(cached, str):
         return Path(cached).parent.name  # .../snapshots/<commit>/config.json
-    raise LookupError(
-        f"{trouble} and the local cache holds no copy of {repository!r} at {revision!r}; download it first with "
-        f"'hf download {repository}', or give the path of a folder"
+    raise _not_found(repository, revision, trouble, huggingface_hub.constants.ENDPOINT) from trouble
+
+
+def _not_found(repository: str, revision: str, trouble: Exception | None, endpoint: str) -> Exception:
+    """What to tell of a model that is not here: a ConnectionError if the hub may have it later."""
+    missing = f"the local cache holds no copy of {repository!r} at {revision!r}"
+    advice = f"download it first with 'hf download {repository}', or give the path of a folder"
+    if trouble is None:
+        return LookupError(f"HF_HUB_OFFLINE is set and {missing}; {advice}")
+    said = (str(trouble) or type(trouble).__name__).splitlines()[0]
+    status = getattr(getattr(trouble, "response", None), "status_code", 0)
+    if 400 <= status < 500 and status not in (408, 429):
+        return LookupError(
+            f"Hugging Face at {endpoint} refused ({said}) and {missing}; log in as somebody who may have it with"
+            " 'hf auth login', or give the path of a folder"
+        )
+    return ConnectionError(
+        f"Hugging Face at {endpoint} cannot be reached ({said}) and {missing}; try again later, {advice}"
     )

@@ -5,6 +5,7 @@ workers have to see under the same path; only small values travel back.
 """
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.config import Resources
+from data.offline import VARIABLES, is_offline
 from data.progress import reporting_to
 from tasks.store import home
 
@@ -21,6 +23,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _ROOT = Path(__file__).resolve().parents[1]
+_STARTED_WITH = {name: os.environ[name] for name in VARIABLES if name in os.environ}
 _MOST = 100
 """Shards that a known number of rows is cut into at most: Prefect keeps a record of each."""
 _AHEAD = 3
@@ -42,7 +45,8 @@ def spread(name: str, work: Callable[[S], R], shards: Iterable[S], resources: Re
 
     Args:
         name: of the tasks, for Prefect's pages.
-        work: a function that can be pickled by name, or a partial of one; it finds the store by CIRQUE_HOME.
+        work: a function that can be pickled by name, or a partial of one; it finds the store by CIRQUE_HOME, and asks
+            no hub if none may be asked here.
         shards: drawn as they are needed.
         resources: `spread` says where, `spread_workers` how many, `cluster` which engine; no engine: one is started.
 
@@ -60,7 +64,7 @@ def spread(name: str, work: Callable[[S], R], shards: Iterable[S], resources: Re
     with _visible(), _runner(resources) as runner:
         for shard in shards:
             # A partial, because Prefect looks through parameters for futures, row by row.
-            parameters = {"store": str(home()), "work": partial(work, shard)}
+            parameters = {"store": str(home()), "offline": is_offline(), "work": partial(work, shard)}
             ahead.append((shard, runner.submit(submitted, parameters=parameters)))
             if len(ahead) >= _AHEAD * resources.spread_workers:
                 first, future = ahead.popleft()
@@ -70,10 +74,24 @@ def spread(name: str, work: Callable[[S], R], shards: Iterable[S], resources: Re
             yield first, future.result()
 
 
-def _at_home(store: str, work: Callable[[], R]) -> R:
+def _at_home(store: str, offline: bool, work: Callable[[], R]) -> R:
     os.environ["CIRQUE_HOME"] = store
+    _settle_offline(offline)
     with reporting_to(None):  # the rows are counted where the shards are collected
         return work()
+
+
+def _settle_offline(offline: bool) -> None:
+    """Ask no hub in this process, or be again as it was started: one of an existing engine serves many runs."""
+    if offline == is_offline():
+        return
+    wanted = dict.fromkeys(VARIABLES, "1") if offline else _STARTED_WITH
+    os.environ |= wanted
+    for name in set(VARIABLES) - set(wanted):
+        os.environ.pop(name, None)
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:  # it has read them already
+        vars(constants)["HF_HUB_OFFLINE"] = is_offline()
 
 
 def _runner(resources: Resources) -> Any:

@@ -79,7 +79,7 @@ class Stage(Generic[P]):
         if run is not None:
             run.admit(self.name, call.arguments)
             if run.stored_only:
-                return self._recorded(call).artifact
+                return self._stored(call)
         result = self._prefect_task(call)
         if isinstance(result, Artifact):
             return result
@@ -94,6 +94,15 @@ class Stage(Generic[P]):
         if run is not None:
             run.admit(self.name, call.arguments)
         return self._recorded(call)
+
+    def _stored(self, call: _Call) -> Artifact:
+        """What the store has; NotStored too if it could not be told because of what may pass: a task tries again."""
+        try:
+            return self._recorded(call).artifact
+        except Exception as error:
+            if may_pass(error):
+                raise NotStored(self.name) from error
+            raise
 
     @functools.cached_property
     def _prefect_task(self) -> Callable[[_Call], Any]:

@@ -1,6 +1,7 @@
 """The command as a user starts it: a process of its own, with a Prefect server of its own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from flows.__main__ import app, before_all
-from flows.execute import checked
+from flows.execute import checked, execute_recipe
 from flows.overrides import ConfigError
 from flows.recipe import load_recipe, recipe_names
 from flows.server import settle_environment
@@ -51,8 +52,8 @@ class Commands:
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str, gate: Path | None = None) -> "subprocess.Popen[str]":
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    def start(self, *arguments: str, gate: Path | None = None, **more: str) -> "subprocess.Popen[str]":
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | more
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.flows.toy_command", *arguments],
             cwd=ROOT,
@@ -64,8 +65,8 @@ class Commands:
         self.started.append(process)
         return process
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
+    def run(self, *arguments: str, **more: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, **more)
         out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
@@ -143,6 +144,33 @@ def test_failure_ends_with_one_message_and_all_mistakes_come_before_work(command
         "error: no stage 'scroe' to rerun; did you mean 'score'?",
     ]
     assert len(recorded_runs()) == 1
+
+
+@pytest.mark.slow
+def test_a_server_of_the_users_that_is_not_up_is_said_in_a_line(commands: Commands, store: Path) -> None:
+    address = "http://127.0.0.1:9/api"
+    code, out, err = commands.run(PREFECT_API_URL=address)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith(f"error: your Prefect server cannot be used: Failed to reach API at {address}/ ([Errno 111]")
+    assert "Start it with 'prefect server start', or correct PREFECT_API_URL" in err
+    assert not (store / "runs").exists()
+
+
+def test_a_server_that_does_not_start_is_said_in_a_line(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(typer.Exit) as info:
+        execute_recipe(lambda: RECIPE, [], [], None)
+    assert info.value.exit_code == 1
+    log = store / "prefect" / "server.log"
+    assert capsys.readouterr().err.startswith(
+        f"error: the Prefect server that this command started ended; {log} says why. A server of your own is used"
+    )
+    assert log.is_file()
 
 
 def test_all_mistakes_are_found_together() -> None:

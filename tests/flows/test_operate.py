@@ -146,6 +146,25 @@ def test_scheduled_run_happens_is_cached_the_second_time_and_can_be_cancelled(st
 
             cancel_and_continue(client, deployment.id, gate, store)
 
+            operator.run("work-pool", "create", "local", "--type", "process")
+            operator.run("deploy", "--all")  # as docs/operate.md says, in the root of the repository
+            check_shipped(client)
+
+
+def check_shipped(client: Any) -> None:
+    """What prefect.yaml holds is deployed, as it stands there."""
+    shipped = {one.name: one for one in client.read_deployments() if one.work_pool_name == "local"}
+    assert sorted(shipped) == sorted(one["name"] for one in DEPLOYMENTS)
+    for one in DEPLOYMENTS:
+        found = shipped[one["name"]]
+        assert (found.entrypoint, found.parameters, found.tags) == (one["entrypoint"], one["parameters"], one["tags"])
+        assert found.global_concurrency_limit.limit == 1
+        step = "prefect.deployments.steps.set_working_directory"
+        assert found.pull_steps == [{step: {"directory": str(ROOT)}}]
+        assert [(due.schedule.cron, due.active) for due in found.schedules] == [
+            (due["cron"], due["active"]) for due in one.get("schedules", [])
+        ]
+
 
 def cancel_and_continue(client: Any, deployment: Any, gate: Path, store: Path) -> None:
     """Cancel a run as the UI does, in the midst of a stage; another continues it."""

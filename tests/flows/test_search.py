@@ -1,6 +1,9 @@
 """`python -m flows search` over pictures of the tiny world, by the checkpoint that comes with the repository."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from flows.__main__ import app
 from models.encoders import load_encoder
 from tests.models.reference import score
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "make it red"
 
 
@@ -119,3 +123,14 @@ def test_what_is_wrong_is_said_in_a_line(world: Path, tmp_path: Path, monkeypatc
         assert message in wrong
         assert wrong.startswith("error: ")
         assert wrong.count("\n") == 1
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_a_line(world: Path, home: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(home / "hub"), "CIRQUE_HOME": str(home)}
+    words = ["--checkpoint", "nobody/nothing", "--gallery", world, "--image", world / "s3.png", "--text", TEXT]
+    command = [sys.executable, "-m", "flows", "search", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: Hugging Face at http://127.0.0.1:9 cannot be reached ([Errno 111]")

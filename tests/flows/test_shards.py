@@ -2,14 +2,18 @@
 
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
 
 from data.artifact import Artifact
 from data.config import Resources
+from data.offline import VARIABLES, is_offline
 from tasks.encode import EncodeConfig, encode
 from tasks.generate import generate
 from tasks.shards import cut, spread
@@ -56,6 +60,47 @@ def test_same_rows_wherever_the_shards_run(where: str, tmp_path: Path, monkeypat
     assert triplets.counts.kept == IMAGES
     asked = [artifact.counts.detail["asked"] for artifact in (triplets, others[1])]
     assert asked[0] == asked[1] == 2 * IMAGES  # a caption and a modification each, and none asked twice
+
+
+class Elsewhere:
+    """A process that was started long before the run, as those of an existing engine; in place of a task runner."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+        assert self._pool.submit(hub_may_be_asked, 0).result()
+
+    def __enter__(self) -> "Elsewhere":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """It stays."""
+
+    def submit(self, task: Any, parameters: dict[str, Any]) -> Any:
+        return self._pool.submit(task.fn, **parameters)
+
+    def end(self) -> None:
+        self._pool.shutdown()
+
+
+def hub_may_be_asked(shard: int) -> bool:
+    import huggingface_hub
+
+    return not (is_offline() or huggingface_hub.is_offline_mode())
+
+
+def test_workers_of_an_existing_engine_ask_no_hub_if_none_may_be_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    elsewhere = Elsewhere()
+    try:
+        monkeypatch.setattr("tasks.shards._runner", lambda resources: elsewhere)
+        resources, asked = Resources(spread="dask", cluster="tcp://elsewhere:8786"), []
+        for offline in ("0", "1", "0"):
+            monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+            asked += [may for _, may in spread("ask", hub_may_be_asked, [1, 2], resources)]
+    finally:
+        elsewhere.end()
+    assert asked == [True, True, False, False, True, True]
 
 
 def wait(seconds: float) -> int:

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import typer
 
-from data.config import Resources
-from flows.estimate import sentences
+from data.config import Resources, StageConfig
+from flows.estimate import execute_estimate, sentences
 from tasks.estimate import Estimate, Expected, estimate
 from tasks.generate import generate
 from tasks.report_generation import generation
+from tasks.runs import start_run
 from tests.tasks.scripted_generate import CHUNK, config_of, small_images, small_model, small_pairs
 
 RESOURCES = Resources(chunk=CHUNK)
@@ -50,6 +52,26 @@ def test_a_sample_is_scaled_by_images_and_by_rows(tmp_path: Path) -> None:
     run = generate.make(config, pairs, images, resources=RESOURCES).artifact
     assert run.counts.detail["reused"] == found.timed
     assert run.counts.detail["asked"] == 180 - found.timed
+
+
+def test_a_model_that_is_not_here_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, images = small_pairs(tmp_path / "pairs", 6, 3), small_images(tmp_path / "images", 6)
+
+    def execute(*arguments: object) -> None:
+        with start_run("mra_cir", ["generate"], StageConfig()):
+            generate(config_of(Path("nobody/nothing")), pairs, images, resources=RESOURCES)
+
+    monkeypatch.setattr("flows.estimate.execute", execute)
+    with pytest.raises(typer.Exit) as info:
+        execute_estimate("mra_cir", [], [], 5)
+    assert info.value.exit_code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "error: HF_HUB_OFFLINE is set and the local cache holds no copy of 'nobody/nothing' at 'main'; download it"
+        " first with 'hf download nobody/nothing', or give the path of a folder"
+    ]
 
 
 def test_money_is_hours_times_gpus_times_price() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data.artifact import Counts
 from data.config import StageConfig
 from tasks.runs import (
     NotStored,
@@ -16,6 +17,7 @@ from tasks.runs import (
     started_here,
     stop_before,
 )
+from tasks.stage import stage
 from tests.flows.runs import run_toy
 from tests.flows.toy import Toy, toy
 
@@ -138,6 +140,28 @@ def test_run_from_the_store_needs_no_prefect_and_never_was_if_something_is_missi
     assert [row.state for row in load_run(run).stages] == ["cached"] * 3
     assert [row.state for row in load_run(part).stages] == ["cached", "pending", "pending"]
     assert [run, part] == recorded_runs()[1:] == started_here()[-2:]
+
+
+def test_run_from_the_store_leaves_what_may_pass_to_one_that_tries_again() -> None:
+    errors: list[Exception] = [ValueError("no such folder"), ConnectionError("the hub is gone")]
+
+    @stage(facts=lambda config: {} if not errors else throw(errors.pop()))
+    def look(out: Path, config: StageConfig) -> Counts:
+        return Counts(read=0, kept=0, written=0)
+
+    def run() -> None:
+        with from_store(), start_run("toy", ["look"], Settings()):
+            look(Settings())
+
+    with pytest.raises(NotStored, match="look"):
+        run()
+    assert recorded_runs() == []
+    with pytest.raises(RunError, match="stage 'look' failed: no such folder"):  # this will not pass
+        run()
+
+
+def throw(error: Exception) -> dict[str, int]:
+    raise error
 
 
 def test_stage_that_a_signal_met_before_its_work_is_interrupted() -> None:
