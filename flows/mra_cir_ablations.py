@@ -1,8 +1,8 @@
-"""What MRA-CIR's parts are worth: captions, the token-level maximum, hard negatives; by kind of edit, and in a shifted
-world."""
+"""What MRA-CIR's parts are worth: captions, the token-level maximum, hard negatives; kinds of change equally often or
+as they come; by kind of edit, and in a shifted world."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field, PositiveInt
@@ -20,10 +20,16 @@ from tasks.ingest import ingest
 from tasks.mine import MineConfig, mine
 from tasks.rank import rank
 from tasks.sample import sample
+from tasks.stage import Stage
 from tasks.train import train
+from tasks.triplet_sets import PickConfig, pick
 
 # MRA-CIR (arXiv 2505.19952): R@10 on FashionIQ's TopTee, with the caption step and without.
 PAPER = {"full": 41.25, "no captions": 40.74}
+
+# Rows that train on a part of the triplets. `full` has more of them, so the first of these is compared with the second.
+BALANCED, NATURAL = "balanced edits", "natural edits"
+EDITS: dict[str, Literal["balanced", "natural"]] = {BALANCED: "balanced", NATURAL: "natural"}
 
 
 class MraCirAblations(MraCir):
@@ -31,6 +37,9 @@ class MraCirAblations(MraCir):
 
     evaluate: EvaluateConfig = EvaluateConfig(benchmarks=("tiny_single", "tiny_multi", "tiny_shifted"))
     hard_negatives: PositiveInt = Field(4, description="of each triplet, in the row with hard negatives")
+    edit_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="of the triplets whose kind of change is known, in the rows with balanced and natural edits"
+    )
 
 
 @flow(name="mra_cir_ablations")
@@ -46,6 +55,7 @@ def mra_cir_ablations(config: MraCirAblations, rerun: Sequence[str] = (), until:
         study = Study(config)
         ranking, pairs = study.paired(config)
         triplets = study.written(config.generate, pairs)
+        picked, unknown = by_kind(config, triplets)
         armed = mine(MineConfig(count=config.hard_negatives), triplets, ranking, study.tokens)
         evaluations = {"full": study.measured(study.trained(config.train, triplets))}
         rows: dict[str, tuple[dict[str, Any], Artifact]] = {
@@ -54,15 +64,40 @@ def mra_cir_ablations(config: MraCirAblations, rerun: Sequence[str] = (), until:
             "hard negatives": ({"hard_negatives": config.hard_negatives}, armed),
             "no captions": ({}, study.written(changed(config.generate, caption_prompt=None), pairs)),
         }
+        rows |= {label: ({}, made) for label, made in picked.items()}
         for label, (settings, made) in rows.items():
             trained = study.trained(changed(config.train, **settings), made)
             evaluations[label] = study.measured(trained, alone=True)
-        compare(CompareConfig(title="MRA-CIR's parts", variants=variants(config), tags=True), evaluations)
+        found = variants(config, picked, unknown)
+        compare(CompareConfig(title="MRA-CIR's parts", variants=found, tags=True), evaluations)
     return run.id
 
 
-def variants(config: MraCirAblations) -> tuple[Variant, ...]:
-    """The rows of the table: the trained retrievers, then what needs no training."""
+def by_kind(config: MraCirAblations, triplets: Artifact) -> tuple[dict[str, Artifact], str]:
+    """Equally many triplets for each row of `EDITS`; or nothing, and why these rows are not run."""
+    if config.ingest.source != "tiny_world":
+        return {}, "the kind of a change is known of ingest.source=tiny_world only"
+    share, world = config.edit_share, config.ingest.seed
+    picked = {
+        label: pick(PickConfig(edits=edits, share=share, world=world), triplets) for label, edits in EDITS.items()
+    }
+    counts = next(iter(picked.values())).counts
+    if counts.written < config.train.batch_size:
+        known = counts.kept + counts.dropped.get("not_drawn", 0)
+        return {}, (
+            f"{counts.written} triplets are fewer than train.batch_size={config.train.batch_size}; of {counts.read:,}"
+            f" the kind of change is known of {known:,}, of which edit_share={share:g} are drawn"
+        )
+    return picked, ""
+
+
+def variants(config: MraCirAblations, picked: Mapping[str, Artifact], unknown: str) -> tuple[Variant, ...]:
+    """The rows of the table: the trained retrievers, then what needs no training.
+
+    Args:
+        config: of the study.
+        picked, unknown: as `by_kind` gives them.
+    """
     notes = {
         "full": "mean of maxima over tokens",
         "pooled": "one mean vector a side, in training and evaluation",
@@ -77,13 +112,36 @@ def variants(config: MraCirAblations) -> tuple[Variant, ...]:
         )
         for label, note in notes.items()
     ]  # fmt: skip
+    for label in EDITS:
+        source, note = (label, edit_note(picked[label])) if label in picked else (None, unknown)
+        against = NATURAL if label == BALANCED else None
+        found.append(Variant(label=label, source=source, method="composed", note=note, against=against))
     plain = [Variant(label=name, source="full", method=name, note="untrained") for name in config.evaluate.baselines]
     return (*found, *plain)
+
+
+def edit_note(picked: Artifact) -> str:
+    """How many triplets were drawn, in all and of a kind."""
+    drawn = picked.counts.detail["drawn"]
+    assert isinstance(drawn, dict)
+    numbers = [int(str(number)) for number in drawn.values()]
+    return f"{sum(numbers):,} triplets, {min(numbers)} to {max(numbers)} of each kind of change"
+
+
+def _planned(config: MraCirAblations) -> tuple[Stage[...], ...]:
+    """Triplets are drawn by kind of change where it is known."""
+    return tuple(stage for stage in STAGES if stage is not pick or config.ingest.source == "tiny_world")
+
+
+STAGES: tuple[Stage[...], ...] = (
+    *(ingest, encode, rank, sample, generate, filter, pick, mine, train, evaluate, compare),
+)
 
 
 RECIPE = Recipe(
     name="mra_cir_ablations",
     config=MraCirAblations,
     flow=mra_cir_ablations,
-    stages=(ingest, encode, rank, sample, generate, filter, mine, train, evaluate, compare),
+    stages=STAGES,
+    planned=_planned,
 )

@@ -19,7 +19,7 @@ from tasks.ingest import ingest
 from tasks.rank import rank
 from tasks.sample import sample
 from tasks.train import train
-from tasks.triplet_sets import AgainConfig, MergeConfig, SpoilConfig, again, merge, spoil
+from tasks.triplet_sets import AgainConfig, MergeConfig, SpoilConfig, again, merge, renew, spoil
 from tasks.truth import TruthConfig, truth
 
 
@@ -64,7 +64,7 @@ def mra_cir_noise(config: MraCirNoise, rerun: Sequence[str] = (), until: str | N
         sampling = {**config.generate.sampling.model_dump(), "temperature": config.rewrite_temperature}
         second = changed(config.generate, sampling=sampling)
         rewritten = generate(second, again(AgainConfig(), judged), images, resources=resources)
-        better = filter(strict, rewritten, images, tokens, resources=resources)
+        better = filter(strict, renew(AgainConfig(), rewritten, judged), images, tokens, resources=resources)
         sets[f"{worst}, judged, rewritten"] = merge(MergeConfig(), {"judged": judged, "rewritten": better})
         sets["as written, judged"] = filter(strict, plain, images, tokens, resources=resources)
         evaluations, variants = {}, []
@@ -83,5 +83,7 @@ RECIPE = Recipe(
     name="mra_cir_noise",
     config=MraCirNoise,
     flow=mra_cir_noise,
-    stages=(*(ingest, encode, rank, sample, generate, filter, spoil, again, merge, truth, train, evaluate, compare),),
+    stages=(
+        *(ingest, encode, rank, sample, generate, filter, spoil, again, renew, merge, truth, train, evaluate, compare),
+    ),
 )

@@ -27,6 +27,7 @@ class Variant(StageConfig):
         method: of that evaluation.
         note: what a reader should know; where it was not made, why.
         paper: what a paper reports of it, by name of the column.
+        against: label of the row that it is compared with; None: the first.
         along: a number that the scores may follow; see `CompareConfig.along`.
     """
 
@@ -35,6 +36,7 @@ class Variant(StageConfig):
     method: str
     note: str = ""
     paper: dict[str, float] = Field({}, description="figures of a paper, by the name of their column")
+    against: str | None = None
     along: float | None = None
 
 
@@ -42,7 +44,9 @@ class CompareConfig(StageConfig):
     """What is compared with what."""
 
     title: str
-    variants: tuple[Variant, ...] = Field(description="the first is what the others are compared with")
+    variants: tuple[Variant, ...] = Field(
+        description="the first is what the others are compared with, if they name no other"
+    )
     tags: bool = Field(False, description="also by kind of edit")
     along: str | None = Field(None, description="name of the variants' numbers; their correlation with scores is given")
 
@@ -51,6 +55,15 @@ class CompareConfig(StageConfig):
         labels = [one.label for one in self.variants]
         if len(set(labels)) < len(labels) or not labels or self.variants[0].source is None:
             raise ValueError(f"want variants with different labels, of which the first was made; got {labels}")
+        if self.variants[0].against is not None:
+            raise ValueError(f"the first row, {labels[0]!r}, is compared with none; leave out its `against`")
+        made = {one.label for one in self.variants if one.source is not None}
+        for one in self.variants:
+            if one.label in made and one.against is not None and one.against not in made - {one.label}:
+                raise ValueError(
+                    f"variant {one.label!r} is compared with {one.against!r}, which is no other row that was made;"
+                    f" there are {', '.join(labels)}"
+                )
         return self
 
 
@@ -58,16 +71,18 @@ class CompareConfig(StageConfig):
 def compare(out: Path, config: CompareConfig, evaluations: Mapping[str, Artifact]) -> Counts:
     """Write scores.parquet with the variants as methods, tests.parquet, table.md and report.html.
 
-    A test takes each query's mean over the seeds, and compares a variant with the first, query by query. Rows are
-    variants; one that was not made is dropped.
+    A test takes each query's mean over the seeds, and compares a variant with the first, or with the one that it names,
+    query by query. Rows are variants; one that was not made is dropped.
 
     Raises:
-        ValueError: if a variant's evaluation or method is missing, or it was asked other queries than the first.
+        ValueError: if a variant's evaluation or method is missing, or it and what it is compared with were asked
+            different queries.
     """
     made = [one for one in config.variants if one.source is not None]
     scores = [row for one in made for row in _scores(one, evaluations)]
     worth = {one.label: _worth(one, evaluations) for one in made}
-    tests = [row for one in made[1:] for row in _tests(one, worth[one.label], made[0], worth[made[0].label])]
+    others = {one.label: one.against or made[0].label for one in made[1:]}
+    tests = [row for label, other in others.items() for row in _tests(label, worth[label], other, worth[other])]
     write_table(out / "scores.parquet", pa.Table.from_pylist(scores, schema=SCORES), SCORES)
     write_table(out / "tests.parquet", pa.Table.from_pylist(tests, schema=TESTS), TESTS)
     links = correlations(made, worth) if config.along else {}
@@ -117,9 +132,9 @@ def _worth(one: Variant, evaluations: Mapping[str, Artifact]) -> dict[tuple[str,
 
 
 def _tests(
-    one: Variant,
+    one: str,
     mine: Mapping[tuple[str, str], Mapping[str, float]],
-    other: Variant,
+    other: str,
     its: Mapping[tuple[str, str], Mapping[str, float]],
 ) -> list[Row]:
     rows: list[Row] = []
@@ -127,7 +142,7 @@ def _tests(
         against = its.get((benchmark, metric), {})
         if against.keys() != queries.keys():
             raise ValueError(
-                f"{one.label!r} and {other.label!r} answered other queries of {benchmark}: {len(queries)} and"
+                f"{one!r} and {other!r} answered other queries of {benchmark}: {len(queries)} and"
                 f" {len(against)}; compare evaluations with the same benchmarks"
             )
         ids = sorted(queries)
@@ -136,8 +151,8 @@ def _tests(
             {
                 "benchmark": benchmark,
                 "metric": metric,
-                "method": one.label,
-                "other": other.label,
+                "method": one,
+                "other": other,
                 "difference": float(np.mean(a) - np.mean(b)),
                 "p": paired_test(a, b),
                 "queries": len(ids),
@@ -192,7 +207,10 @@ def comparison(
     seeds = max((row["seeds"] for row in scores), default=1)
     caption = f"{config.title}{', by kind of edit' if tagged else ''}: percent with 95 % interval over queries"
     caption += f", mean of {seeds} seeds" if seeds > 1 else ", one seed"
-    caption += "" if tagged else f"; beside it the difference to {config.variants[0].label!r} and its p-value"
+    if not tagged:
+        caption += f"; beside it the difference to {config.variants[0].label!r} and its p-value"
+        named = [f"{one.label!r} to {one.against!r}" for one in config.variants if one.source and one.against]
+        caption += f", but of {', of '.join(named)}" if named else ""
     head = ["", *(f"{benchmark} {metric}" for benchmark, metric in columns), *(f"paper: {name}" for name in papers)]
     return caption, [*head, *([config.along] if config.along else []), "note"], lines
 

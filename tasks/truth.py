@@ -11,6 +11,8 @@ from data.artifact import Artifact, Counts, write_table
 from data.config import StageConfig
 from data.metrics import bootstrap_interval
 from data.schemas import TRIPLETS
+from data.tiny_edits import holds
+from data.tiny_language import read_modification
 from data.tiny_lessons import Lesson, is_right
 from data.tiny_random_edits import pool_scene
 from tasks.stage import stage
@@ -33,6 +35,25 @@ def is_true(row: Mapping[str, Any], seed: int) -> bool:
     fields = {"modification": row["modification"]}
     answer = {"target_text": str(row["target_text"])}
     return is_right(Lesson("mvft_ji/target_text", (scene,), fields, answer), answer)
+
+
+def true_kinds(row: Mapping[str, Any], seed: int) -> frozenset[str] | None:
+    """The kinds of change that a triplet's modification names and that its two scenes show.
+
+    A change shows if it alone brings the reference nearer to the target; what else the modification says may be wrong.
+
+    Args:
+        row: of TRIPLETS, with a target image, over images of the source `tiny_world`.
+        seed: of that source.
+
+    Returns:
+        Some of `data.tiny_edits.KINDS`; None where the modification is not of the world's language.
+    """
+    edits = read_modification(row["modification"])
+    if not edits:
+        return None
+    reference, target = (pool_scene(int(row[name]), seed) for name in ("reference_id", "target_id"))
+    return frozenset(edit.kind for edit in edits if holds(edit, reference, target))
 
 
 class TruthConfig(StageConfig):

@@ -182,12 +182,12 @@ def _withdraw(plan: Plan, place: int, outcomes: Outcomes) -> Counter[str]:
         if one.fault is not None:
             continue
         reason = None
-        if plan.target_text in asked and _plain(one.texts[plan.target_text]) == _plain(one.texts["caption"]):
+        if plan.target_text in asked and plain(one.texts[plan.target_text]) == plain(one.texts["caption"]):
             reason = "unchanged"
-        if plan.modification in asked and _plain(one.texts[plan.modification]) in seen:
+        if plan.modification in asked and plain(one.texts[plan.modification]) in seen:
             reason = "repeated"
         if reason is None:
-            seen.add(_plain(one.texts[plan.modification]))
+            seen.add(plain(one.texts[plan.modification]))
             continue
         known = outcomes.find(str(place), [one.row.row_id])[one.row.row_id]
         outcomes.withdraw(str(place), one.row.row_id, known, reason)
@@ -195,7 +195,7 @@ def _withdraw(plan: Plan, place: int, outcomes: Outcomes) -> Counter[str]:
     return withdrawn
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text without what does not make it another: case, punctuation, spaces."""
     return "".join(letter for letter in text.casefold() if letter.isalnum())
 

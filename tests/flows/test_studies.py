@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ import flows.study
 from data.windows import Window
 from flows.instruct_cir_ablations import NOTES, InstructCirAblations
 from flows.instruct_cir_ablations import variants as rows_of_instruct_cir
-from flows.mra_cir_ablations import MraCirAblations
+from flows.mra_cir_ablations import EDITS, RECIPE, MraCirAblations, by_kind
 from flows.mra_cir_ablations import variants as parts
 from flows.mra_cir_noise import MraCirNoise
 from flows.mra_cir_windows import MraCirWindows, swept
@@ -62,11 +63,24 @@ def test_windows_are_swept_by_rank_and_by_percentile(tmp_path: Path) -> None:
 
 
 def test_the_parts_of_mra_cir_are_rows_beside_what_needs_no_training() -> None:
-    found = parts(MraCirAblations())
-    assert [one.label for one in found] == [
-        *("full", "pooled", "slots", "hard negatives", "no captions"), *("image_only", "text_only", "image_text"),
-    ]  # fmt: skip
-    assert all(one.method == "composed" for one in found[:5])
+    found = parts(MraCirAblations(), {}, "why not")
+    assert [one.label for one in found] == PARTS
+    assert all(one.method == "composed" for one in found[:7])
+    assert {one.label: one.note for one in found if one.source is None} == dict.fromkeys(EDITS, "why not")
+
+
+def test_edits_are_balanced_where_their_kind_is_known(tmp_path: Path) -> None:
+    photos = configure(MraCirAblations, ["ingest.source=folder", "ingest.path=photos"])
+    picked, why = by_kind(photos, sealed(tmp_path / "generate", "generate"))
+    assert (picked, why) == ({}, "the kind of a change is known of ingest.source=tiny_world only")
+    names = [RECIPE.planned_names(config) for config in (photos, MraCirAblations())]
+    assert ["pick" in some for some in names] == [False, True]
+
+
+PARTS = [
+    *("full", "pooled", "slots", "hard negatives", "no captions", "balanced edits", "natural edits"),
+    *("image_only", "text_only", "image_text"),
+]
 
 
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *assignments: str) -> tuple[list[str], str]:
@@ -120,23 +134,39 @@ def test_every_window_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("store")
 def test_the_parts_of_mra_cir_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages, table = run("mra_cir_ablations", tmp_path, monkeypatch, "sample.low=5", "sample.high=6")
-    assert labels(table) == [one.label for one in parts(MraCirAblations())]
+    narrow = ["sample.low=5", "sample.high=6", "edit_share=0.5"]
+    stages, table = run("mra_cir_ablations", tmp_path, monkeypatch, *narrow)
+    assert labels(table) == PARTS
     assert stages.count("train") == 5
     assert stages.count("generate") == 2
+    # The scripted model does not speak the tiny world's language.
+    assert "| balanced edits | not run | not run | not run |" in table
+    assert "0 triplets are fewer than train.batch_size=64; of 24 the kind of change is known of 0" in table
+    monkeypatch.setattr("tasks.triplet_sets.true_kinds", scripted_kinds)
+    stages, table = run("mra_cir_ablations", tmp_path, monkeypatch, *narrow, "train.batch_size=12", "sample.seed=1")
+    assert labels(table) == PARTS
+    assert stages.count("train") == 7
+    assert "12 triplets, 6 to 6 of each kind of change" in table
+    assert "difference to 'full' and its p-value, but of 'balanced edits' to 'natural edits'" in table
+
+
+def scripted_kinds(row: dict[str, Any], seed: int) -> frozenset[str]:
+    return frozenset({"colour" if int(row["reference_id"]) % 3 else "size"})
 
 
 @pytest.mark.usefixtures("store")
 def test_wrong_modifications_are_judged_and_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = [f"filter.judge.{one}" for one in ("backend=scripted", f"model={small_model(tmp_path / 'model')}")]
     monkeypatch.setenv("SCRIPTED_CHOICES", "1")
-    narrow = ["sample.low=5", "sample.high=6", "shares=0.25,0.5", *judge]
+    # With two texts of each pair, the judge keeps one and drops the other of some.
+    narrow = ["sample.low=5", "sample.high=6", "shares=0.25,0.5", "generate.texts_per_pair=2", *judge]
     stages, table = run("mra_cir_noise", tmp_path, monkeypatch, *narrow)
     assert labels(table) == [
         *("as written", "25 % wrong", "50 % wrong", "50 % wrong, judged", "50 % wrong, judged, rewritten"),
         "as written, judged",
     ]
     assert stages.count("train") == 6
+    assert stages.count("renew") == 1
     assert "% right | note |" in table
     with pytest.raises(ValueError, match=r"known of ingest.source=tiny_world only, not of 'folder'"):
         configure(MraCirNoise, ["ingest.source=folder", "ingest.path=photos"])

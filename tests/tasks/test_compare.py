@@ -102,6 +102,25 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, evaluations: dict[st
         CompareConfig(title="t", variants=(variant("a", None),))
 
 
+def test_a_row_may_be_compared_with_another_than_the_first(tmp_path: Path, evaluations: dict[str, Artifact]) -> None:
+    out = tmp_path / "out"
+    alone = variant("alone", method="composed", against="less")
+    run(out, evaluations, variant("whole"), alone, variant("less", "less"))
+    rows = read_table(out / "tests.parquet", TESTS).to_pylist()
+    # As above: alone has 25, less 12.5, whole 62.5.
+    assert [(row["method"], row["other"], row["difference"]) for row in rows] == [
+        ("alone", "less", 12.5),
+        ("less", "whole", -50.0),
+    ]
+    assert "difference to 'whole' and its p-value, but of 'alone' to 'less'" in (out / "table.md").read_text()
+    for other in ("alone", "missing", "unmade"):
+        given = (variant("whole"), variant("alone", against=other), variant("unmade", None))
+        with pytest.raises(ValueError, match=f"'{other}', which is no other row that was made"):
+            CompareConfig(title="t", variants=given)
+    with pytest.raises(ValueError, match="the first row, 'whole', is compared with none"):
+        CompareConfig(title="t", variants=(variant("whole", against="alone"), variant("alone")))
+
+
 def test_evaluations_are_inputs_by_their_labels(
     tmp_path: Path, evaluations: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
