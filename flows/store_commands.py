@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from data.artifact import read_manifest
+from data.artifact import read_manifest, set_aside
 from data.home import writable_home
 from data.suggest import did_you_mean
 from flows.tables import console
@@ -158,7 +158,7 @@ def verify(
         damaged += 1
         typer.echo(f"damaged: {path.relative_to(home())}: {fault}")
         if discard:
-            torn = path.rename(path.with_suffix(".torn"))  # as a run does that comes across it
+            torn = set_aside(path)  # as a run does that comes across it
             typer.echo(f"set aside: {torn.relative_to(home())}")
     typer.echo(f"{checked} artifacts read, {damaged} damaged")
     if damaged:
