@@ -46,15 +46,16 @@ class Subject:
         began = time.perf_counter()
         process = self.start(*more)
         _, said = process.communicate(timeout=_PATIENCE)
-        if process.returncode:
-            raise Broken(f"the command ended with {process.returncode}: {said.strip()[-600:]}")
+        _require_success(process, said)
         return time.perf_counter() - began
 
     def kill_after(self, seconds: float, *more: str) -> bool:
-        """Kill it dead after so many seconds; False if it was done before. Broken if a process outlives it."""
+        """Kill it dead after so many seconds; False if it was done before. Broken if it failed, or a process outlives
+        it."""
         process = self.start(*more)
         try:
-            process.communicate(timeout=seconds)
+            _, said = process.communicate(timeout=seconds)
+            _require_success(process, said)
             return False
         except subprocess.TimeoutExpired:
             self.kill(process)
@@ -217,6 +218,11 @@ OTHERS = {
     "truncated_part": truncated_part, "deleted_artifact": deleted_artifact, "flipped_byte": flipped_byte,
     "two_at_once": two_at_once, "full_disk": full_disk,
 }  # fmt: skip
+
+
+def _require_success(process: "subprocess.Popen[str]", said: str) -> None:
+    if process.returncode:
+        raise Broken(f"the command ended with {process.returncode}: {said.strip()[-600:]}")
 
 
 def _of_session(leader: int) -> list[int]:

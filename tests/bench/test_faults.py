@@ -114,6 +114,15 @@ def test_flipped_byte_of_the_features_has_to_be_found(tmp_path: Path, seed: int)
         flipped_feature(subject, random.Random(seed))
 
 
+def test_run_that_fails_before_its_kill_is_told(tmp_path: Path) -> None:
+    failing = [sys.executable, "-c", "raise SystemExit('it cannot go on')"]
+    (tmp_path / "campaign.json").write_text(json.dumps({"command": failing, "seconds": [1, 1000], "done": {}}))
+    whole = Campaign(failing, tmp_path, 0, lambda text: None)  # which draws kills from 1,000 seconds
+    whole.fault("kill_chain_0", whole.chain(1))
+    assert whole.report()["faults"] == {"kill_chain_0": "failed: the command ended with 1: it cannot go on"}
+    assert Subject([sys.executable, "-c", ""], tmp_path).kill_after(60) is False
+
+
 def test_fault_that_is_not_survived_is_told(tmp_path: Path) -> None:
     failing = [sys.executable, "-c", "raise SystemExit('no power')"]
     with pytest.raises(Broken, match="ended with 1: no power"):
