@@ -210,6 +210,15 @@ def test_ls_and_du_show_sizes_and_what_is_kept(store: Path) -> None:
     assert rows[0]["written"] == 10
     sizes = json.loads(called("du", "--json")[1])
     assert sizes["store/count"] == {"files": 12, "bytes": rows[0]["bytes"]}  # ten parts, their log, the manifest
+    (store / "checkpoints/lavis-1").mkdir(parents=True)
+    (store / "checkpoints/lavis-1/weights").write_bytes(bytes(1000))
+    (store / "of another version").mkdir()
+    (store / "of another version/1").write_bytes(bytes(10))
+    (store / "of another version/2").write_bytes(bytes(5))
+    measured = json.loads(called("du", "--json")[1])
+    assert measured["checkpoints"] == {"files": 1, "bytes": 1000}
+    assert measured["of another version"] == {"files": 2, "bytes": 15}
+    assert sum(row["files"] for row in measured.values()) == sum(path.is_file() for path in store.rglob("*"))
     assert "store/count" in called("du")[1]
     shown = called("ls", "double")[1]
     assert "double/" in shown
