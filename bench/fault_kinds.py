@@ -46,15 +46,16 @@ class Subject:
         began = time.perf_counter()
         process = self.start(*more)
         _, said = process.communicate(timeout=_PATIENCE)
-        if process.returncode:
-            raise Broken(f"the command ended with {process.returncode}: {said.strip()[-600:]}")
+        _require_success(process, said)
         return time.perf_counter() - began
 
     def kill_after(self, seconds: float, *more: str) -> bool:
-        """Kill it dead after so many seconds; False if it was done before. Broken if a process outlives it."""
+        """Kill it dead after so many seconds; False if it was done before. Broken if it failed, or a process outlives
+        it."""
         process = self.start(*more)
         try:
-            process.communicate(timeout=seconds)
+            _, said = process.communicate(timeout=seconds)
+            _require_success(process, said)
             return False
         except subprocess.TimeoutExpired:
             self.kill(process)
@@ -143,17 +144,36 @@ def deleted_artifact(subject: Subject, draw: random.Random) -> int:
 
 
 def flipped_byte(subject: Subject, draw: random.Random) -> int:
-    """Change one byte of a finished artifact; verification has to name it."""
+    """Change one byte of a finished artifact, which verification has to name, and one of the features it left."""
     subject.finish()
     holding = draw.choice([one for one in holdings(subject.home) if one.kind == "store"])
     path = draw.choice(sorted(path for path in holding.folder.rglob("*") if path.is_file() and path.stat().st_size))
-    content = bytearray(path.read_bytes())
-    content[draw.randrange(len(content))] ^= 0x01
-    path.write_bytes(content)
+    _flip(path, draw)
     if not damage(holding):
         raise Broken(f"a flipped byte of {path.relative_to(subject.home)} was not noticed")
     subject.verified(holding.key[:12])
+    flipped_feature(subject, draw)
     return 0
+
+
+def flipped_feature(subject: Subject, draw: random.Random) -> None:
+    """Change one byte of the tokens that were kept, if any were: verification names it, `encode` sets it aside."""
+    parts = sorted((subject.home / "features").glob("tokens-*/*.arrow"))
+    if not parts:
+        return
+    victim = draw.choice(parts)
+    _flip(victim, draw)
+    if victim not in dict(loose_faults(subject.home)):
+        raise Broken(f"a flipped byte of {victim.relative_to(subject.home)} was not noticed")
+    subject.finish("--rerun", "encode", "--until", "encode")
+    if not victim.with_suffix(".torn").exists():
+        raise Broken(f"{victim.relative_to(subject.home)} was used with a flipped byte")
+
+
+def _flip(path: Path, draw: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 0x01
+    path.write_bytes(content)
 
 
 def two_at_once(subject: Subject, draw: random.Random) -> int:
@@ -198,6 +218,11 @@ OTHERS = {
     "truncated_part": truncated_part, "deleted_artifact": deleted_artifact, "flipped_byte": flipped_byte,
     "two_at_once": two_at_once, "full_disk": full_disk,
 }  # fmt: skip
+
+
+def _require_success(process: "subprocess.Popen[str]", said: str) -> None:
+    if process.returncode:
+        raise Broken(f"the command ended with {process.returncode}: {said.strip()[-600:]}")
 
 
 def _of_session(leader: int) -> list[int]:

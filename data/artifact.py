@@ -6,8 +6,10 @@ manifest is written last: a folder with a manifest is complete.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, model_validator
 
-from data.keys import digest, file_digest
+from data.keys import checksum, digest, file_digest
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".*.tmp"  # names of files that a killed process left half-written
+_CHECKED = re.compile(r"\.crc32-([0-9a-f]{8})$")  # ends the stem of a file whose name has its checksum
 
 
 class DamagedFile(ValueError):  # noqa: N818  what there is, as in the message
@@ -228,8 +231,11 @@ def write_json(path: Path, obj: object) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk and rename it to `path`."""
+def write_atomically(path: Path, write: Callable[[Path], object], checked: bool = False) -> Path:
+    """Let `write` fill a temporary file beside `path`, bring it to the disk and rename it to `path`, which is returned.
+
+    With `checked` the name gets a checksum of the bytes, which `refuse_other_bytes` compares: x.crc32-89abcdef.arrow.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -238,11 +244,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.chmod(0o644)  # mkstemp lets nobody else read
         sync(temporary)
+        if checked:
+            path = path.with_name(f"{path.stem}.crc32-{checksum(temporary)}{path.suffix}")
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+    return path
+
+
+def refuse_other_bytes(path: Path) -> None:
+    """Raise a DamagedFile if a file's name has a checksum and its bytes, all of which are read, have another."""
+    written = _CHECKED.search(path.stem)
+    if written and checksum(path) != written[1]:
+        raise DamagedFile(f"{path} has other bytes than were written", path)
+
+
+def set_aside(path: Path) -> Path:
+    """Take a damaged file out of use and give its new name; another process may have done so already."""
+    torn = path.with_suffix(".torn")
+    with suppress(FileNotFoundError):
+        path.rename(torn)
+    return torn
 
 
 def sync(path: Path) -> None:

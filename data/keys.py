@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import zlib
 from pathlib import Path
 
 # Made once: `json.dumps` makes one for every call that is not of the plainest kind.
@@ -33,6 +34,15 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file's bytes, 8 hexadecimal digits: it tells damage, not one content from another."""
+    found = 0
+    with path.open("rb") as stream:
+        while piece := stream.read(2**20):
+            found = zlib.crc32(piece, found)
+    return f"{found:08x}"
 
 
 def _is_plain(obj: object) -> bool:

@@ -15,7 +15,9 @@ HalfFloats = npt.NDArray[np.float16]
 Mask = npt.NDArray[np.bool_]
 
 
-def write_tokens(path: Path, ids: Sequence[str], array: HalfFloats, mask: Mask | None = None) -> None:
+def write_tokens(
+    path: Path, ids: Sequence[str], array: HalfFloats, mask: Mask | None = None, checked: bool = False
+) -> Path:
     """Write the tokens of N images whole.
 
     Args:
@@ -23,6 +25,10 @@ def write_tokens(path: Path, ids: Sequence[str], array: HalfFloats, mask: Mask |
         ids: N image ids, ascending and distinct.
         array: (N, T, D) float16; a memory-mapped array is streamed.
         mask: (N, T), True where a token counts, for images of unequal token counts; None where all count.
+        checked: put a checksum into the name, for a file that nothing seals; `data.artifact.refuse_other_bytes`.
+
+    Returns:
+        The file; `path` unless `checked`.
 
     Raises:
         ValueError: if the shapes, the type or the order of the ids are not these.
@@ -52,7 +58,7 @@ def write_tokens(path: Path, ids: Sequence[str], array: HalfFloats, mask: Mask |
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(batch)
 
-    write_atomically(path, write)
+    return write_atomically(path, write, checked)
 
 
 def read_tokens(path: Path) -> tuple[list[str], HalfFloats]:
@@ -100,11 +106,18 @@ def _batch(path: Path) -> tuple[pa.RecordBatch, int, int]:
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
         batches = reader.num_record_batches
         batch = reader.get_batch(0) if batches == 1 else None
-    except pa.ArrowInvalid as error:
+        if batch is not None:
+            batch.validate()
+            batch.column(0).validate(full=True)  # the ids; any value of a token is a number
+        found = f"{batches} record batches of\n{reader.schema}"
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk or the process, not of the file
         raise DamagedFile(f"{path} is not an Arrow IPC file: {error}", path) from error
     metadata = reader.schema.metadata or {}
-    tokens, dim = (int(metadata.get(name, b"0")) for name in (b"tokens", b"dim"))
+    sizes = (metadata.get(name, b"0") for name in (b"tokens", b"dim"))
+    tokens, dim = (int(size) if size.isdigit() else 0 for size in sizes)
     known = () if tokens < 1 or dim < 1 else (tokens_schema(tokens, dim), tokens_schema(tokens, dim, masked=True))
     if batch is None or reader.schema not in known:
-        raise DamagedFile(f"{path} is not a token file: {batches} record batches of\n{reader.schema}", path)
+        raise DamagedFile(f"{path} is not a token file: {found}", path)
     return batch, tokens, dim

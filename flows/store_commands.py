@@ -8,7 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from data.artifact import read_manifest
+from data.artifact import read_manifest, set_aside
 from data.home import writable_home
 from data.suggest import did_you_mean
 from flows.tables import console
@@ -30,7 +30,6 @@ from tasks.upkeep import (
 )
 
 KEEP = 5
-_PLACES = ("store", "partial", "ledger", "features", "towers", "runs", "prefect", "trash")
 
 store = typer.Typer(
     help="Look after the store: list it, measure it, verify it, free space.",
@@ -83,12 +82,10 @@ def list_artifacts(
 
 @store.command("du")
 def measure(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
-    """Say how many bytes every part of the store takes, the artifacts by stage."""
+    """Say how many bytes every folder of the store takes, the artifacts by stage."""
     sizes = {}
-    for place in _PLACES:
-        folder = home() / place
-        parts = sorted(folder.iterdir()) if place in ("store", "partial") and folder.is_dir() else [folder]
-        for part in parts:
+    for folder in sorted(path for path in home().glob("*") if path.is_dir()):
+        for part in sorted(folder.iterdir()) if folder.name in ("store", "partial") else [folder]:
             files, size = folder_size(part)
             if files:
                 sizes[part.relative_to(home()).as_posix()] = {"files": files, "bytes": size}
@@ -158,7 +155,7 @@ def verify(
         damaged += 1
         typer.echo(f"damaged: {path.relative_to(home())}: {fault}")
         if discard:
-            torn = path.rename(path.with_suffix(".torn"))  # as a run does that comes across it
+            torn = set_aside(path)  # as a run does that comes across it
             typer.echo(f"set aside: {torn.relative_to(home())}")
     typer.echo(f"{checked} artifacts read, {damaged} damaged")
     if damaged:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.artifact import TEMPORARY, Artifact, DamagedFile
+from data.artifact import TEMPORARY, Artifact, DamagedFile, refuse_other_bytes, set_aside
 from data.config import Resources
 from data.images import BadImage
 from data.keys import digest
@@ -64,6 +64,9 @@ class Features:
     """A folder of part files, each with (N, T, D) float16 features of N images.
 
     Several processes may add to it at once; each sees what was there when it opened the folder, and its own parts.
+    Damaged parts are set aside, and what they held is missing. Structure and keys are looked at when the folder is
+    opened; the bytes of a part are compared with its checksum before anything of it is used, which reads it once. Parts
+    of older stores have no checksum.
 
     Attributes:
         folder: where the parts lie.
@@ -78,51 +81,89 @@ class Features:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._parts: list[HalfFloats] = []
+        self._parts: list[tuple[Path, HalfFloats]] = []
         self._place: dict[str, tuple[int, int]] = {}
         self.shape: tuple[int, int] | None = None
         for path in sorted(folder.glob("*.arrow")):
             self._open(path)
+        self._unchecked = set(range(len(self._parts)))
         for leftover in folder.glob(TEMPORARY):  # of a killed process; a living one's is younger
             if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink(missing_ok=True)
 
     def missing(self, keys: Sequence[str]) -> set[str]:
-        """Those of the keys that have no features yet."""
+        """Those of the keys that have no features yet, or only damaged ones."""
+        self._check(keys)
         return {key for key in keys if key not in self._place}
 
     def add(self, keys: Sequence[str], features: HalfFloats) -> None:
         """Write a part: (N, T, D) features of N distinct keys."""
         order = np.argsort(np.array(keys, dtype=object))
         ids = [keys[row] for row in order]
-        path = self.folder / f"{digest(ids)[:20]}.arrow"
-        write_tokens(path, ids, features[order])
-        self._open(path)
+        path = self.folder / f"{_name(ids)}.arrow"
+        self._open(write_tokens(path, ids, features[order], checked=True))
 
     def take(self, keys: Sequence[str]) -> HalfFloats:
-        """A copy of the features of some keys, (N, T, D), in their order; a KeyError names one that has none."""
+        """A copy of the features of some keys, (N, T, D), in their order.
+
+        Raises:
+            KeyError: naming one that has none.
+            DamagedFile: if their part is damaged, and `missing` was not asked before.
+        """
         if self.shape is None:
             raise KeyError(f"no features in {self.folder}")
+        if damaged := self._check(keys):
+            raise DamagedFile(f"{damaged[0]}; run the same command again, which computes it anew", damaged[0].path)
         taken = np.empty((len(keys), *self.shape), dtype=np.float16)
         for row, key in enumerate(keys):
             part, place = self._place[key]
-            taken[row] = self._parts[part][place]
+            taken[row] = self._parts[part][1][place]
         return taken
+
+    def _check(self, keys: Sequence[str]) -> list[DamagedFile]:
+        """Compare the parts that hold some keys with their checksums; what was found damaged and is set aside."""
+        found = []
+        for part in sorted({self._place[key][0] for key in keys if key in self._place} & self._unchecked):
+            self._unchecked.remove(part)
+            path, _ = self._parts[part]
+            try:
+                refuse_other_bytes(path)
+                self._parts[part] = (path, read_tokens(path)[1])  # another process may have made the file anew
+                continue
+            except FileNotFoundError:  # another process set it aside
+                found.append(DamagedFile(f"{path} was damaged and is set aside", path))
+            except DamagedFile as error:
+                _told(error)
+                found.append(error)
+            self._place = {key: place for key, place in self._place.items() if place[0] != part}
+        return found
 
     def _open(self, path: Path) -> None:
         try:
             keys, array = read_tokens(path)
+            if not path.name.startswith(_name(keys)):
+                raise DamagedFile(f"{path} holds features of other images than were written", path)
+        except FileNotFoundError:  # another process set it aside
+            return
         except DamagedFile as error:
-            torn = path.with_suffix(".torn")
-            path.rename(torn)
-            log.warning("%s; it is set aside as %s, and its features are computed again", error, torn.name)
+            _told(error)
             return
         shape = (array.shape[1], array.shape[2])
         if self.shape not in (None, shape):
             raise ValueError(f"{path} holds features of shape {shape}, the other parts of {self.shape}; remove it")
         self.shape = shape
         self._place.update((key, (len(self._parts), row)) for row, key in enumerate(keys))
-        self._parts.append(array)
+        self._parts.append((path, array))
+
+
+def _name(keys: Sequence[str]) -> str:
+    """What the name of the part with these keys begins with."""
+    return digest(keys)[:20]
+
+
+def _told(error: DamagedFile) -> None:
+    """Set a damaged part aside and say so."""
+    log.warning("%s; it is set aside as %s, and its features are computed again", error, set_aside(error.path).name)
 
 
 class FreshFeatures:

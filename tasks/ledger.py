@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.artifact import TEMPORARY, write_atomically
+from data.artifact import TEMPORARY, set_aside, write_atomically
 from data.keys import digest
 from tasks.locks import hold
 
@@ -181,9 +181,7 @@ class Ledger:
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk or the process, not of the file
-            torn = path.with_suffix(".torn")
-            path.rename(torn)
-            log.warning("%s is damaged (%s) and set aside; its requests will be asked again", torn, error)
+            log.warning("%s is damaged (%s) and set aside; its requests will be asked again", set_aside(path), error)
             return None
         if not schema.equals(ENTRIES) and not schema.equals(_WITHOUT_PROBABILITIES):
             raise ValueError(f"{path} has another schema than a ledger's file; was it put there by hand? Move it away")

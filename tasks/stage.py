@@ -213,12 +213,12 @@ class Stage(Generic[P]):
         return f"{', '.join(anew)} was made anew by --rerun" if anew else None
 
     def _work(
-        self, slot: Slot, call: _Call, facts: dict[str, Any], contents: dict[str, str], fresh: bool, shown: bool
+        self, slot: Slot, call: _Call, facts: dict[str, Any], contents: dict[str, str], forced: bool, shown: bool
     ) -> None:
         _refuse_damaged(call.inputs)
         run = current_run()
         started = time.perf_counter()
-        out = slot.prepare(contents, fresh)
+        out = slot.prepare(contents, forced)
         try:
             counts = self._call(out, call, facts, shown)
         except DamagedFile as error:
@@ -227,7 +227,7 @@ class Stage(Generic[P]):
             (run.display.say if run is not None else print)(
                 f"{self.name}: a part that an earlier attempt left is damaged ({error}); the stage begins anew"
             )
-            out = slot.prepare(contents, fresh=True)
+            out = slot.prepare(contents, forced, fresh=True)
             counts = self._call(out, call, facts, shown)
         if not isinstance(counts, Counts):
             raise TypeError(f"stage {self.name} returned {type(counts).__name__}; a stage returns Counts")

@@ -75,17 +75,20 @@ class Slot:
         except FileNotFoundError:
             return None
 
-    def prepare(self, contents: Mapping[str, str], fresh: bool) -> Path:
+    def prepare(self, contents: Mapping[str, str], forced: bool = False, fresh: bool = False) -> Path:
         """The folder to work in: what an interrupted attempt left there, or empty.
 
         Args:
             contents: content digests of the inputs; parts made from others are thrown away.
+            forced: the artifact is made anew on request, so only what an attempt on request left is continued.
             fresh: throw away whatever is there.
         """
-        note = {"key": self.key, "input_contents": dict(contents)}
-        if fresh or not self.partial.exists() or _read_note(self._note) != note:
+        plain = {"key": self.key, "input_contents": dict(contents)}
+        on_request = {**plain, "forced": True}
+        left = _read_note(self._note) if self.partial.exists() else None
+        if fresh or left not in ((on_request,) if forced else (plain, on_request)):
             discard(self.partial, self.home)
-            write_json(self._note, note)
+            write_json(self._note, on_request if forced else plain)
             self.partial.mkdir(parents=True)
         (self.partial / MANIFEST).unlink(missing_ok=True)
         for leftover in self.partial.rglob(TEMPORARY):

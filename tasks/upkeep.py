@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.artifact import read_manifest, write_json
+from data.artifact import read_manifest, refuse_other_bytes, write_json
 from data.suggest import did_you_mean
 from data.tokens import read_tokens
 from tasks.locks import is_held
@@ -164,12 +164,17 @@ def loose_faults(home: Path) -> Iterator[tuple[Path, str]]:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 file.read()
+        except FileNotFoundError:  # set aside by a run meanwhile
+            continue
         except (pa.ArrowException, OSError) as error:
             yield path, str(error)
     for folder in ("features", "towers"):
         for path in sorted((home / folder).rglob("*.arrow")):
             try:
+                refuse_other_bytes(path)
                 read_tokens(path)
+            except FileNotFoundError:  # set aside by a run meanwhile
+                continue
             except (ValueError, OSError) as error:
                 yield path, str(error)
 

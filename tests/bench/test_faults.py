@@ -5,16 +5,18 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from bench.fault_checks import Difference, broken_invariants, difference
-from bench.fault_kinds import OTHERS, Broken, Subject, deleted_artifact
+from bench.fault_kinds import OTHERS, Broken, Subject, deleted_artifact, flipped_feature
 from bench.faults import SMALL, Campaign, campaign
 from flows.overrides import configure
 from flows.recipe import load_recipe
 from flows.server import local_server
+from tasks.features import Features
 from tasks.runs import load_run
 from tests.flows.runs import run_toy
 
@@ -85,6 +87,40 @@ def test_checks_find_damage_and_double_answers(store: Path) -> None:
     assert [fault.split(": ")[1] for fault in found] == [
         "product has other bytes than were sealed", "request r1 has 2 answers"
     ]  # fmt: skip
+
+
+class Encoding(Subject):
+    """In the place of a command: the kept tokens of "a" are wanted, and looked at or used as they are."""
+
+    careful = True
+
+    def finish(self, *more: str) -> float:
+        assert more == ("--rerun", "encode", "--until", "encode")
+        folder = self.home / "features/tokens-1"
+        if self.careful and Features(folder).missing(["a"]):
+            Features(folder).add(["a"], np.ones((1, 2, 3), dtype=np.float16))
+        return 0.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_byte_of_the_features_has_to_be_found(tmp_path: Path, seed: int) -> None:
+    Features(tmp_path / "features/tokens-1").add(["a"], np.ones((1, 2, 3), dtype=np.float16))
+    subject = Encoding([], tmp_path)
+    flipped_feature(subject, random.Random(seed))
+    assert Features(tmp_path / "features/tokens-1").take(["a"]).tolist() == np.ones((1, 2, 3)).tolist()
+    next(tmp_path.rglob("*.torn")).unlink()
+    subject.careful = False
+    with pytest.raises(Broken, match="was used with a flipped byte"):
+        flipped_feature(subject, random.Random(seed))
+
+
+def test_run_that_fails_before_its_kill_is_told(tmp_path: Path) -> None:
+    failing = [sys.executable, "-c", "raise SystemExit('it cannot go on')"]
+    (tmp_path / "campaign.json").write_text(json.dumps({"command": failing, "seconds": [1, 1000], "done": {}}))
+    whole = Campaign(failing, tmp_path, 0, lambda text: None)  # which draws kills from 1,000 seconds
+    whole.fault("kill_chain_0", whole.chain(1))
+    assert whole.report()["faults"] == {"kill_chain_0": "failed: the command ended with 1: it cannot go on"}
+    assert Subject([sys.executable, "-c", ""], tmp_path).kill_after(60) is False
 
 
 def test_fault_that_is_not_survived_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from data.artifact import DamagedFile, refuse_other_bytes
 from data.tokens import read_token_sets, read_tokens, tokens_shape, write_tokens
 
 
@@ -63,6 +64,40 @@ def test_what_is_no_token_file_is_named(tmp_path: Path) -> None:
         writer.write_batch(pa.record_batch({"a": pa.array([1], pa.int8())}))
     with pytest.raises(ValueError, match="is not a token file"):
         read_tokens(tmp_path / "other")
+
+
+def test_a_flipped_bit_is_other_content_or_a_damaged_file_and_nothing_worse(tmp_path: Path) -> None:
+    """Arrow itself reads beyond the file's end where an offset or a length is wrong."""
+    write_tokens(tmp_path / "tokens.arrow", ["a" * 40, "b" * 40], some_tokens(2))
+    whole = (tmp_path / "tokens.arrow").read_bytes()
+    damaged = 0
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << (7 - place % 8)
+        path = tmp_path / "flipped.arrow"
+        path.unlink(missing_ok=True)
+        path.write_bytes(flipped)
+        try:
+            read_tokens(path)
+        except DamagedFile:
+            damaged += 1
+    assert damaged > len(whole) / 3  # the rest is values, ids and padding
+
+
+def test_checked_file_shows_a_flipped_bit_wherever_it_is(tmp_path: Path) -> None:
+    path = write_tokens(tmp_path / "part.arrow", ["a", "b"], some_tokens(2), checked=True)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.name.startswith("part.crc32-")
+    refuse_other_bytes(path)
+    assert read_tokens(path)[0] == ["a", "b"]
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DamagedFile, match=r"part\.crc32-\w{8}\.arrow has other bytes than were written"):
+            refuse_other_bytes(path)
+    plain = write_tokens(tmp_path / "part.arrow", ["a", "b"], some_tokens(2))
+    plain.write_bytes(b"anything")
+    refuse_other_bytes(plain)  # as in older stores: nothing says what was written
 
 
 def test_a_mask_comes_back_and_is_not_overlooked(tmp_path: Path) -> None:

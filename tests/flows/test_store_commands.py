@@ -2,11 +2,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from data.artifact import MANIFEST, read_manifest
 from flows.__main__ import app
+from tasks.features import Features
 from tasks.locks import hold
 from tasks.runs import RunError, load_run, recorded_runs, start_run
 from tasks.store import Slot
@@ -182,6 +184,22 @@ def test_verify_reads_the_ledger_and_the_features(store: Path) -> None:
     assert (store / "features/tokens-1/2.torn").read_bytes() == b"torn"
 
 
+def test_verify_finds_a_flipped_bit_among_the_values_of_features(store: Path) -> None:
+    for key in ("a", "b"):
+        Features(store / "features/x").add([key], np.ones((1, 2, 3), dtype=np.float16))
+    assert called("verify") == (0, "0 artifacts read, 0 damaged\n", "")
+    part = sorted((store / "features/x").iterdir())[0]
+    whole = bytearray(part.read_bytes())
+    whole[whole.index(np.ones(6, dtype=np.float16).tobytes()) + 1] ^= 0x40  # 1.0 becomes infinite
+    part.write_bytes(whole)
+    code, out, _ = called("verify")
+    assert code == 1
+    assert f"damaged: features/x/{part.name}: {part} has other bytes than were written\n" in out
+    assert out.endswith("0 artifacts read, 1 damaged\n")
+    assert f"set aside: features/x/{part.stem}.torn\n" in called("verify", "--discard")[1]
+    assert called("verify")[0] == 0
+
+
 def test_ls_and_du_show_sizes_and_what_is_kept(store: Path) -> None:
     run_toy(factor=2)
     run_toy(factor=3)
@@ -192,6 +210,15 @@ def test_ls_and_du_show_sizes_and_what_is_kept(store: Path) -> None:
     assert rows[0]["written"] == 10
     sizes = json.loads(called("du", "--json")[1])
     assert sizes["store/count"] == {"files": 12, "bytes": rows[0]["bytes"]}  # ten parts, their log, the manifest
+    (store / "checkpoints/lavis-1").mkdir(parents=True)
+    (store / "checkpoints/lavis-1/weights").write_bytes(bytes(1000))
+    (store / "of another version").mkdir()
+    (store / "of another version/1").write_bytes(bytes(10))
+    (store / "of another version/2").write_bytes(bytes(5))
+    measured = json.loads(called("du", "--json")[1])
+    assert measured["checkpoints"] == {"files": 1, "bytes": 1000}
+    assert measured["of another version"] == {"files": 2, "bytes": 15}
+    assert sum(row["files"] for row in measured.values()) == sum(path.is_file() for path in store.rglob("*"))
     assert "store/count" in called("du")[1]
     shown = called("ls", "double")[1]
     assert "double/" in shown

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.artifact import Counts, write_table
+from data.artifact import Counts, DamagedFile, write_table
 from data.config import Resources
 from data.places import Span, uri_of
 from data.schemas import IMAGES
@@ -213,6 +213,65 @@ def test_a_damaged_part_is_set_aside_and_its_features_are_missing_again(tmp_path
     part.write_bytes(part.read_bytes()[:100])
     assert features.Features(tmp_path).missing(["a", "b"]) == {"a", "b"}
     assert [path.suffix for path in tmp_path.iterdir()] == [".torn"]
+
+
+def flip(path: Path, content: bytes) -> None:
+    """Flip the last bit of the first byte of some content of a file."""
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(content)] ^= 1
+    path.write_bytes(whole)
+
+
+def test_a_part_with_a_flipped_bit_is_set_aside_before_anything_of_it_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float16)
+    store = features.Features(tmp_path)
+    store.add(["a", "b"], array[:2])
+    store.add(["c"], array[2:])
+    (part,) = (path for path in tmp_path.iterdir() if read_tokens(path)[0] == ["a", "b"])
+    flip(part, array[1].tobytes())
+    later, careless = features.Features(tmp_path), features.Features(tmp_path)
+    assert later.missing(["c"]) == set()
+    assert caplog.text == ""  # what nobody wants is not read
+    assert later.missing(["a", "b", "c"]) == {"a", "b"}
+    assert f"{part.name} has other bytes than were written; it is set aside as {part.stem}.torn" in caplog.text
+    with pytest.raises(DamagedFile, match="is set aside; run the same command again"):
+        careless.take(["a"])  # opened before
+    later.add(["a", "b"], array[:2])
+    for opened in (later, features.Features(tmp_path)):
+        assert np.array_equal(opened.take(["a", "b", "c"]), array)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".arrow", ".arrow", ".torn"]
+
+
+def test_a_damaged_part_that_another_process_made_anew_is_read_anew(tmp_path: Path) -> None:
+    array = np.ones((1, 2, 3), dtype=np.float16)
+    features.Features(tmp_path).add(["a"], array)
+    (part,) = tmp_path.iterdir()
+    flip(part, array.tobytes())
+    opened, other = features.Features(tmp_path), features.Features(tmp_path)
+    assert other.missing(["a"]) == {"a"}
+    other.add(["a"], array)
+    assert part.exists()  # the same features have the same name
+    assert np.array_equal(opened.take(["a"]), array)
+
+
+def test_a_part_of_an_older_store_is_read(tmp_path: Path) -> None:
+    features.Features(tmp_path).add(["a"], np.ones((1, 2, 3), dtype=np.float16))
+    (part,) = tmp_path.iterdir()
+    part.rename(tmp_path / f"{part.name.split('.')[0]}.arrow")
+    store = features.Features(tmp_path)
+    assert store.missing(["a"]) == set()
+    assert store.take(["a"]).tolist() == np.ones((1, 2, 3)).tolist()
+
+
+def test_a_part_with_a_flipped_bit_in_a_key_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    features.Features(tmp_path).add(["mountain"], np.ones((1, 2, 3), dtype=np.float16))
+    flip(next(tmp_path.iterdir()), b"mountain")
+    store = features.Features(tmp_path)
+    assert store.missing(["mountain"]) == {"mountain"}
+    assert store.missing(["lountain"]) == {"lountain"}
+    assert "holds features of other images than were written; it is set aside" in caplog.text
 
 
 def test_half_precision_is_not_run_on_a_cpu_by_accident() -> None:

@@ -138,6 +138,29 @@ def test_a_damaged_part_is_named_and_asked_again(tmp_path: Path, caplog: pytest.
     assert opened.find([name(1), name(2)]) == {name(1): entry(1, "anew")}  # one that had it open before
 
 
+def test_a_damaged_part_that_another_process_sets_aside_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`find` holds no lock, so that two may come across a damaged part at once."""
+    ledger(tmp_path).append([entry(1)])
+    opened = ledger(tmp_path)
+    (path,) = parts(opened)
+    path.write_bytes(path.read_bytes()[:-20])
+    real = pq.ParquetFile
+
+    def beaten(source: Path, **options: bool) -> pq.ParquetFile:
+        try:
+            return real(source, **options)
+        except pa.ArrowInvalid:
+            path.rename(path.with_suffix(".torn"))
+            raise
+
+    monkeypatch.setattr(pq, "ParquetFile", beaten)
+    assert opened.find([name(1)]) == {}
+    assert opened.append([entry(1, "anew")]) == {name(1): entry(1, "anew")}
+    assert path.with_suffix(".torn").exists()
+
+
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     opened = ledger(tmp_path)
     pq.write_table(pa.table({"request_id": ["0" * 64]}), opened.folder / "0.parquet")

@@ -134,7 +134,7 @@ def test_half_written_files_of_a_killed_process_are_not_sealed(store: Path) -> N
     key = make_count(0).key
     slot = Slot(store, "count", key)
     shutil.rmtree(slot.sealed)
-    slot.prepare({}, fresh=False)
+    slot.prepare({})
     (slot.partial / ".table.parquet.x1y2.tmp").write_text("half")
     (slot.partial / "0.txt").write_text("0")
     artifact = make_count(0)
@@ -193,6 +193,37 @@ def test_old_artifact_is_valid_until_the_new_one_is_sealed(monkeypatch: pytest.M
     assert seen == ["5"]  # one part was begun, with the old artifact in place
     run, _ = run_both()
     assert states(run) == ["cached", "cached"]
+
+
+def stopped_at(number: int, monkeypatch: pytest.MonkeyPatch, rerun: tuple[str, ...]) -> None:
+    """Run both stages with power for so many parts."""
+
+    def stop(part: int) -> None:
+        if part == number:
+            raise ValueError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counting, "before_part", stop)
+        with pytest.raises(RunError, match="no power"):
+            run_both(rerun=rerun)
+
+
+def test_interrupted_rerun_continues_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_both()
+    stopped_at(2, monkeypatch, ("count",))
+    stopped_at(4, monkeypatch, ("count",))
+    run, outcomes = run_both(rerun=("count",))
+    assert states(run) == ["ran", "ran"]
+    assert calls(outcomes["count"].artifact) == list("01223445")  # 2 and 4 were begun twice, none was lost
+    _, outcomes = run_both(rerun=("count",))
+    assert calls(outcomes["count"].artifact) == list("012345")  # one that was not interrupted begins anew
+
+
+def test_rerun_begins_anew_where_a_plain_run_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_at(2, monkeypatch, ())
+    stopped_at(4, monkeypatch, ("count",))
+    _, outcomes = run_both()
+    assert calls(outcomes["count"].artifact) == list("0123445")  # from what --rerun left, as nothing else is there
 
 
 def test_what_was_built_on_a_replaced_artifact_is_not_taken_for_good() -> None:
