@@ -121,6 +121,11 @@ def _check_members(annotations: Annotations, query: Query, where: str, kept: Seq
     listed = frozenset(kept)
     members = subset_members(annotations.protocol.reference, query)
     absent = [one for one in members if one not in listed]
+    if absent and absent[0] == query.reference_id:
+        raise ValueError(
+            f"{where}: its reference {absent[0]!r} is not ranked, but under reference=keep it competes in its set;"
+            " rank it too, or score with reference=mask"
+        )
     if absent:
         raise ValueError(f"{where}: member {absent[0]!r} of its set is not ranked; subset recall needs all of them")
 

@@ -12,15 +12,14 @@ import typer
 
 from data.config import Resources, StageConfig
 from data.images import BadImage
-from data.presence import MissingImages
 from data.progress import reporting_to
 from data.submissions import FILES
-from flows.overrides import configure
+from flows.overrides import ConfigError, configure
 from flows.results import features_table, paired_table, protocol_lines, score_tables
 from flows.score import parse_choices
 from flows.tables import console
 from tasks.display import Display, choose_display, dropped_by_reason
-from tasks.measure import BASELINE_METHODS, Encoded, Prepared, measure, prepare
+from tasks.measure import BASELINE_METHODS, Encoded, NotReady, Prepared, measure, prepare
 from tasks.runs import StageRecord
 from tasks.score import check_names
 from tasks.score_tables import Results, results, write
@@ -93,7 +92,7 @@ def evaluate(
             raise ValueError(f"submission files hold 50 images per query, so --depth {depth} is too few")
         with choose_display() as display:
             with phase(display, "images"):
-                prepared = [prepare(name, split, root, choices[name], allow_missing, resources) for name in names]
+                prepared = prepare(choices, split, root, allow_missing, resources)
             texts = None
             if target_texts is not None:
                 with phase(display, "texts"):
@@ -108,15 +107,22 @@ def evaluate(
             from tasks.report_answers import write_page
 
             files.append(write_page(out / "answers.html", found, examples))
-    except (LookupError, ValueError, OSError, MissingImages, MissingTexts, BadImage) as error:
-        text = error.args[0] if isinstance(error, LookupError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
+    except (LookupError, ValueError, OSError, NotReady, MissingTexts, BadImage) as error:
+        for problem in problems_of(error):
+            print(f"error: {problem}", file=sys.stderr)
         raise typer.Exit(1) from error
     show(numbers, found.encoded)
     for file in files:
         print(file)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def problems_of(error: Exception) -> list[str]:
+    """What an error says, one text for each thing that is wrong."""
+    if isinstance(error, ConfigError | NotReady):
+        return error.problems
+    return [str(error.args[0] if isinstance(error, LookupError) and error.args else error)]
 
 
 def settled(own: Mapping[str, object], model: str | None, backend: str, assignments: Sequence[str]) -> Settings:

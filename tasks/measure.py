@@ -1,16 +1,16 @@
 """Measure checkpoints on the real benchmarks, by their official protocols."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prompts
 from data.annotations import Annotations, choose
 from data.benchmarks import Benchmark
 from data.config import Resources
-from data.presence import Complete, check_images
+from data.presence import Complete, MissingImages, check_images
 from data.progress import progress
 from data.protocols import Answer, outcome
 from data.scoring import Outcome
@@ -22,6 +22,21 @@ from tasks.target_texts import TargetTexts
 COMPOSED, TARGET_TEXT, JOINT = "composed", "target_text", "joint"
 
 BASELINE_METHODS: tuple[Baseline, ...] = BASELINES
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
+class NotReady(Exception):  # noqa: N818  (what is wrong, as in the messages)
+    """Benchmarks cannot be measured.
+
+    Attributes:
+        problems: everything that is wrong with any of them.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True)
@@ -128,21 +143,49 @@ def wording(text: str) -> Any:
 
 
 def prepare(
-    name: str, split: str, root: Path, choices: Mapping[str, str], allow_missing: bool, resources: Resources
-) -> Prepared:
-    """Load a benchmark and look at every one of its images.
+    choices: Mapping[str, Mapping[str, str]], split: str, root: Path, allow_missing: bool, resources: Resources
+) -> list[Prepared]:
+    """Load benchmarks, and only when the files of all of them are right look at every one of their images.
+
+    Args:
+        choices: protocol choices, by name of benchmark.
+        split: of all of them.
+        root: folder with their files.
+        allow_missing: go on without images that are missing.
+        resources: workers.
 
     Raises:
-        WrongRoot, BrokenAnnotations, LookupError, ValueError: from loader and protocol.
-        MissingImages: unless `allow_missing`.
+        NotReady: with all that the loaders and protocols refuse, else with the missing images of all benchmarks.
     """
+    read = _each(lambda name: _read(name, split, root, choices[name]), choices)
+    complete = _each(lambda one: check_images(one[1], allow_missing, resources.workers), read)
+    return [
+        Prepared(annotations.restricted(found.benchmark), found)
+        for (annotations, _), found in zip(read, complete, strict=True)
+    ]
+
+
+def _each(work: Callable[[Given], Found], given: Iterable[Given]) -> list[Found]:
+    """The results of all work, or all that is wrong."""
+    found: list[Found] = []
+    problems: list[str] = []
+    for one in given:
+        try:
+            found.append(work(one))
+        except (LookupError, ValueError, OSError, MissingImages) as error:
+            problems.append(str(error))
+    if problems:
+        raise NotReady(problems)
+    return found
+
+
+def _read(name: str, split: str, root: Path, choices: Mapping[str, str]) -> tuple[Annotations, Benchmark]:
+    """A benchmark before any of its images is opened."""
     module = importlib.import_module(f"data.benchmarks.{name}")
     protocol = choose(name, module.PROTOCOL, choices)
     more = {"wording": wording(protocol.text)} if name == "genecis" else {}
     annotations: Annotations = module.read(split, root, protocol, **more)
-    benchmark: Benchmark = module.load(split, root=root, **choices, **more)
-    complete = check_images(benchmark, allow_missing, resources.workers)
-    return Prepared(annotations.restricted(complete.benchmark), complete)
+    return annotations, module.load(split, root=root, **choices, **more)
 
 
 def measure(

@@ -6,14 +6,14 @@ dead encoder reaches 100 %: constant scores are refused in scoring. There is one
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from PIL import Image
 from pydantic import BaseModel, Field, TypeAdapter
 
 from data.annotations import Annotations, Scoring, as_benchmark, choose, one_split
 from data.benchmarks import Benchmark, Query
-from data.images import load_rgb
+from data.images import BadImage, load_rgb
 from data.layouts import BrokenAnnotations, ImageFiles, find_folder, read_as
 
 SOURCE = "https://github.com/facebookresearch/genecis; images: Visual Genome 1.2 and COCO val2017"
@@ -32,6 +32,8 @@ IMAGE_PLACES = (
 DILATION = 0.7
 
 Box = tuple[float, float, float, float]
+# A template around nothing would ask for nothing.
+Condition = Annotated[str, Field(pattern=r"\S")]
 
 
 class GeneCisScoring(Scoring):
@@ -70,14 +72,14 @@ class _Object(_Crop):
 
 
 class _AttributeEntry(BaseModel):
-    condition: str
+    condition: Condition
     reference: _Attribute
     target: _Attribute
     gallery: list[_Attribute] = Field(min_length=1)
 
 
 class _ObjectEntry(BaseModel):
-    condition: str
+    condition: Condition
     reference: _Object
     target: _Object
     gallery: list[_Object] = Field(min_length=1)
@@ -157,11 +159,17 @@ def crop(image: Image.Image, box: Box) -> Image.Image:
     Args:
         image: as stored, of any size.
         box: left, top, width, height in pixels; left and top may be slightly negative.
+
+    Raises:
+        BadImage: if nothing of it lies in the image, which is then a smaller copy of the authors'.
     """
     x, y, width, height = box
     left, top = max(0.0, x - DILATION * width), max(0.0, y - DILATION * height)
     right = min(float(image.width), left + (1 + DILATION) * width)
     bottom = min(float(image.height), top + (1 + DILATION) * height)
+    if round(left) >= round(right) or round(top) >= round(bottom):
+        told = f"{image.width} x {image.height} pixels, and the box {x:g}, {y:g}, {width:g}, {height:g} lies outside"
+        raise BadImage("too_small", f"{told}; want the picture in its authors' size")
     cut = image.crop((left, top, right, bottom))  # Pillow rounds fractions itself
     side = max(cut.size)
     square = Image.new(cut.mode, (side, side))

@@ -245,6 +245,27 @@ class TestGeneCis:
         # Centred: as much black above as below, the odd row below.
         assert 0 <= (found.shape[0] - 1 - bottom) - top <= 1
 
+    def test_a_box_outside_of_a_smaller_copy_makes_the_image_unusable(self, tmp_path: Path) -> None:
+        reach = {"image_id": "7", "instance_bbox": [150, 10, 20, 20]}
+        for task, rivals in genecis.TASKS.items():
+            other = {"val_image_id": 7} if task.endswith("object") else reach
+            entry = {"condition": "colour", "reference": other, "target": other, "gallery": [other] * rivals}
+            (tmp_path / f"{task}.json").write_text(json.dumps([entry]))
+        image(tmp_path / "VG_100K_all" / "7.jpg", size=(100, 60))
+        with pytest.raises(BadImage, match="too_small: 100 x 60 pixels, and the box 150, 10, 20, 20 lies outside"):
+            load_benchmark("genecis", "val", root=tmp_path).load_image("7@150,10,20,20")
+        image(tmp_path / "VG_100K_all" / "7.jpg", size=(200, 120))
+        assert load_benchmark("genecis", "val", root=tmp_path).load_image("7@150,10,20,20").size == (34, 34)
+
+    def test_a_blank_condition_is_refused(self, root: Path, tmp_path: Path) -> None:
+        shutil.copytree(root / "genecis", tmp_path / "genecis")
+        path = tmp_path / "genecis" / "focus_object.json"
+        entries = json.loads(path.read_text())
+        entries[5]["condition"] = " "
+        path.write_text(json.dumps(entries))
+        with pytest.raises(BrokenAnnotations, match=r"focus_object\.json: entry 5, condition: .* found ' '"):
+            genecis.read("val", tmp_path)
+
     def test_images_and_wording(self, root: Path, tmp_path: Path) -> None:
         shutil.copytree(root / "genecis", tmp_path / "genecis")
         query = genecis.read("val", root).queries[0]

@@ -2,56 +2,28 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from data.benchmarks import circo, cirr, fashioniq, genecis
 from data.schemas import PREDICTIONS, SCORES
 from data.submissions import check_submission
-from data.tiny_layouts import write_layouts
-from flows.__main__ import app
 from flows.evaluate import label, split_choices
+from tests.flows.evaluating import FOUR, run
 from tests.models.endpoints import good, serving
 from tests.models.tiny_blip2 import tiny_checkpoint
 from tests.models.tiny_llava import tiny_llava_folder
 from tests.tasks.scripted_generate import small_model, use_scripted_backend
 
-FOUR = "cirr,circo,fashioniq,genecis"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("layouts")
-    write_layouts(root, groups=3, queries=3)
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "first")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, home: Path, *words: Any) -> tuple[int, str, str]:
-    monkeypatch.setenv("CIRQUE_HOME", str(home))
-    result = CliRunner().invoke(app, ["evaluate", *map(str, words), "--device", "cpu"])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
 
 @pytest.mark.slow
-def test_all_four_from_one_command(
-    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_four_from_one_command(world: Path, checkpoint: Path, tmp_path: Path) -> None:
     other = tiny_checkpoint(tmp_path / "second", seed=1)
     out = tmp_path / "out"
     words = (checkpoint, other, "--benchmark", FOUR, "--root", world, "--out", out, "--protocol", "cirr.reference=keep")
-    code, told, wrong = run(monkeypatch, tmp_path / "home", *words)
+    code, told, wrong = run(tmp_path / "home", *words)
     assert code == 0
     assert list(dict.fromkeys(line.split(":")[0] for line in wrong.splitlines())) == ["images", "answers", "scores"]
     assert "average/recall@1" in told
@@ -83,9 +55,7 @@ def test_all_four_from_one_command(
 
 
 @pytest.mark.slow
-def test_the_test_split_gives_files_that_pass(
-    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_test_split_gives_files_that_pass(world: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = (
         checkpoint,
@@ -99,7 +69,7 @@ def test_the_test_split_gives_files_that_pass(
         "test",
         "--no-baselines",
     )
-    code, told, _ = run(monkeypatch, tmp_path / "home", *words)
+    code, told, _ = run(tmp_path / "home", *words)
     assert code == 0
     files = sorted((out / "submissions" / "composed").iterdir())
     assert [file.name for file in files] == ["circo.json", "cirr_recall.json", "cirr_recall_subset.json"]
@@ -110,30 +80,6 @@ def test_the_test_split_gives_files_that_pass(
 
 
 @pytest.mark.slow
-def test_a_deleted_image_stops_or_is_counted(
-    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "world"
-    shutil.copytree(world / "cirr", root / "cirr")
-    query = cirr.read("val", root).queries[0]
-    (root / "cirr" / "img_raw" / "dev" / f"{query.reference_id}.png").unlink()
-    out = tmp_path / "out"
-    words = (checkpoint, "--benchmark", "cirr", "--root", root, "--out", out, "--no-baselines")
-    code, told, wrong = run(monkeypatch, tmp_path / "home", *words)
-    assert (code, told) == (1, "")
-    assert "1 images are missing or unreadable" in wrong
-    assert f"{query.reference_id}: unreadable: no file ./dev/{query.reference_id}.png" in wrong
-    assert not out.exists()
-    code, told, _ = run(monkeypatch, tmp_path / "home", *words, "--allow-missing")
-    assert code == 0
-    rows = pq.read_table(out / "scores.parquet").to_pylist()
-    lost = json.loads(rows[0]["protocol"])
-    assert int(lost["lost_queries"]) >= 1
-    assert lost["lost_gallery_images"] == "1"
-    assert rows[0]["queries"] + int(lost["lost_queries"]) == len(cirr.read("val", root).queries)
-
-
-@pytest.mark.slow
 def test_joint_inference_and_cached_features(
     world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +87,7 @@ def test_joint_inference_and_cached_features(
     out, home = tmp_path / "out", tmp_path / "home"
     words = (checkpoint, "--benchmark", "circo,genecis", "--root", world, "--out", out, "--no-baselines")
     joint = ("--target-texts", small_model(tmp_path / "writer"), "--backend", "scripted", "--weight", "0.25")
-    code, told, wrong = run(monkeypatch, home, *words, *joint)
+    code, told, wrong = run(home, *words, *joint)
     queries = len(circo.read("val", world).queries) + len(genecis.read("val", world).queries)
     assert code == 0
     assert f"{queries} requests, 0 known before" in wrong
@@ -158,7 +104,7 @@ def test_joint_inference_and_cached_features(
     assert "a thing " in page
     assert page.count("<b>Reference</b>") == min(12, queries - 12) + 12
     # A second time nothing is asked or encoded.
-    code, told, wrong = run(monkeypatch, home, *words, *joint)
+    code, told, wrong = run(home, *words, *joint)
     assert f"0 requests, {queries} known before" in wrong
     assert told.count(" cached ") == 2
     assert pq.read_table(out / "scores.parquet").to_pylist() == table
@@ -167,31 +113,29 @@ def test_joint_inference_and_cached_features(
     other = small_model(tmp_path / "mute")
     (other / "model.safetensors").write_bytes(b"others")
     mute = ("--target-texts", other, "--backend", "scripted")
-    code, told, wrong = run(monkeypatch, home, *words, *mute)
+    code, told, wrong = run(home, *words, *mute)
     assert (code, told) == (1, "")
     assert f"gave no usable target text for {queries} of {queries} queries" in wrong
-    code, _, wrong = run(monkeypatch, home, *words, *mute, "--allow-missing")
+    code, _, wrong = run(home, *words, *mute, "--allow-missing")
     assert code == 0
     assert re.search(r"12 queries of genecis have none \(.+\), so it has no rows target_text and joint", wrong)
     assert {row["method"] for row in pq.read_table(out / "scores.parquet").to_pylist()} == {"composed"}
 
 
 @pytest.mark.slow
-def test_target_texts_come_from_endpoints(
-    world: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_target_texts_come_from_endpoints(world: Path, checkpoint: Path, tmp_path: Path) -> None:
     with serving(lambda body, before: good('{"target_text": "a thing"}')) as one:
         words = (checkpoint, "--benchmark", "circo", "--root", world, "--out", tmp_path / "out", "--no-baselines")
         asked = ("--backend", "openai", "--target-texts", "some/model@r1", "--examples", 0)
         given = ("--set", f"resources.endpoints={one.url}", "--set", "target_texts.sampling.max_tokens=99")
-        code, _, wrong = run(monkeypatch, tmp_path / "home", *words, *asked, *given)
+        code, _, wrong = run(tmp_path / "home", *words, *asked, *given)
     assert (code, len(one.bodies)) == (0, len(circo.read("val", world).queries)), wrong
     assert {(body["model"], body["max_tokens"]) for body in one.bodies} == {("some/model", 99)}
     methods = {row["method"] for row in pq.read_table(tmp_path / "out" / "scores.parquet").to_pylist()}
     assert methods == {"composed", "target_text", "joint"}
 
 
-def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path) -> None:
     for words, told in (
         (("cirr,circ",), "did you mean 'circo'?"),
         (("cirr,cirr",), "a benchmark is named twice"),
@@ -206,10 +150,10 @@ def test_mistakes_are_shown_before_any_work(world: Path, tmp_path: Path, monkeyp
         (("cirr", "--set", "resources.device=cuda"), "resources.device is given twice"),
         (("cirr", "--set", "target_texts.retries=1"), "none are written without --target-texts"),
     ):
-        code, out, wrong = run(monkeypatch, tmp_path, "tiny_blip2", "--root", world, "--benchmark", *words)
+        code, out, wrong = run(tmp_path, "tiny_blip2", "--root", world, "--benchmark", *words)
         assert (code, out) == (1, "")
         assert told in wrong
-    code, out, wrong = run(monkeypatch, tmp_path, "tiny_blip", "--root", "/nowhere", "--benchmark", "cirr")
+    code, out, wrong = run(tmp_path, "tiny_blip", "--root", "/nowhere", "--benchmark", "cirr")
     assert (code, out, "did you mean 'tiny_blip2'?" in wrong) == (1, "", True)
 
 
@@ -222,12 +166,10 @@ def test_labels_and_choices() -> None:
 
 
 @pytest.mark.slow
-def test_an_mllm_is_measured_with_each_benchmarks_own_words(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_mllm_is_measured_with_each_benchmarks_own_words(world: Path, tmp_path: Path) -> None:
     mllm, out = tiny_llava_folder(tmp_path / "mllm"), tmp_path / "out"
     words = (mllm, "--benchmark", FOUR, "--root", world, "--out", out, "--examples", "0")
-    code, told, _ = run(monkeypatch, tmp_path / "home", *words)
+    code, told, _ = run(tmp_path / "home", *words)
     assert code == 0
     table = pq.read_table(out / "scores.parquet").cast(SCORES).to_pylist()
     assert {row["method"] for row in table} == {"image_only", "text_only", "image_text", "composed"}

@@ -103,6 +103,10 @@ class TestCirr:
         path = written(tmp_path / "p.json", content)
         assert close(score("cirr", "val", root, {}, predictions=path), official.cirr_hard(entries, lists))
         member = next(one for one in entries[5]["img_set"]["members"] if one != entries[5]["reference"])
+        content[str(entries[5]["pairid"])].remove(entries[5]["reference"])
+        told = f"query {entries[5]['pairid']}: its reference '{entries[5]['reference']}' is not ranked, but under"
+        with pytest.raises(ValueError, match=f"{told} reference=keep it competes in its set; rank it too, or score"):
+            score("cirr", "val", root, {"reference": "keep"}, predictions=written(path, content))
         content[str(entries[5]["pairid"])].remove(member)
         with pytest.raises(
             ValueError, match=f"query {entries[5]['pairid']}: member '{member}' of its set is not ranked"
