@@ -117,7 +117,12 @@ def test_dropped_triplets_have_their_reasons(source: Source) -> None:
 def test_answers_neighbours_and_verdicts_are_found(source: Source) -> None:
     assert source.answers(["q0003", "gone", "q0001"])[1]["request_id"] == "q0001"
     assert [row["rank"] for row in source.neighbours("0001.png", 2, 55)] == [1, 2, 53, 54, 55, 56, 57]
-    assert source.kept.verdicts("t0003")[0]["value"] == 3
+    verdicts = source.kept.verdicts(["t0031", "t0003", "gone"])
+    assert {name: [(row["filter"], row["value"], row["kept"]) for row in rows] for name, rows in verdicts.items()} == {
+        "t0003": [("too_long", 3, True)],
+        "t0031": [("too_long", 31, False)],
+    }
+    assert source.prompts["p"] == "mra_cir/modification"
 
 
 def test_a_sample_stays_the_same_while_people_judge(tmp_path: Path) -> None:
