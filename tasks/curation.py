@@ -74,9 +74,8 @@ class Opinion:
         if said.action in _VERDICTS:
             self.verdict = _VERDICTS[said.action]
         elif said.action in EDITED:
-            self.edits.pop(EDITED[said.action], None)
-            if said.value:
-                self.edits[EDITED[said.action]] = said.value
+            others = {name: words for name, words in self.edits.items() if name != EDITED[said.action]}
+            self.edits = {**others, EDITED[said.action]: said.value} if said.value else others
         elif said.action == "tag":
             self.tags.add(said.value)
         else:
@@ -233,7 +232,7 @@ def _check(author: str, action: Action, value: str, row: Mapping[str, Any]) -> N
         before = row[EDITED[action]]
         if before is None:
             raise ValueError(
-                f"triplet {row['triplet_id']} has no {EDITED[action]}; only words that are there are edited"
+                f"triplet {row['triplet_id']} has no {EDITED[action]}; only words that are there can be edited"
             )
         if value == before:
             raise ValueError("the words are those that the triplet has already")

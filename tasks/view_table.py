@@ -102,7 +102,7 @@ class TripletTable:
         self._judged = judged
         self._connection = connect()
         self._source = parquet(path, ", file_row_number = true")
-        self._verdicts = None if verdicts is None else parquet(verdicts)
+        self._verdicts = None if verdicts is None else parquet(verdicts, ", file_row_number = true")
         self._rejected = None if rejected is None else parquet(rejected)
         self._answers: OrderedDict[tuple[Question, int], Numbers] = OrderedDict()
         self._lock = threading.Lock()
@@ -179,7 +179,8 @@ class TripletTable:
         found: dict[str, list[Row]] = {}
         if self._verdicts is not None and triplet_ids:
             marks = ", ".join("?" * len(triplet_ids))
-            for row in self.ask(f"SELECT * FROM {self._verdicts} WHERE triplet_id IN ({marks})", triplet_ids):
+            sql = f"SELECT * FROM {self._verdicts} WHERE triplet_id IN ({marks}) ORDER BY file_row_number"
+            for row in self.ask(sql, triplet_ids):
                 found.setdefault(row["triplet_id"], []).append(row)
         return found
 

@@ -13,7 +13,7 @@ ACTIONS = (
     ("approve", "✓", "Approve", "A"),
     ("reject", "✗", "Reject", "R"),
     ("edit", "✎", "Edit the text", "E"),
-    ("edit_target", "✎→", "Edit the target's words", "W"),
+    ("edit_target", "✎→", "Edit the target text", "W"),
     ("tag", "#", "Tag", "T"),
     ("open", "⤢", "Details", "Enter"),
 )
@@ -142,7 +142,7 @@ def _verdicts(verdicts: list[Row]) -> None:
         if one["value"] is None:
             groups["not measured"].append(one["filter"])
         else:
-            value = f"{one['filter']}\N{NO-BREAK SPACE}{one['value']:.4g}"
+            value = f"{one['filter']}\N{NO-BREAK SPACE}{one['value']:.3g}"
             groups["✓ passed" if one["kept"] else "✗ failed"].append(value)
     for sign, found in groups.items():
         if found:

@@ -106,7 +106,7 @@ class Detail:
             with tag("div", classes="buttons"):
                 for action, sign, label, key in offered(row, judging):
                     if action != "open":
-                        button = tag("button", f"{sign} {label}", f"action {action}", type="button", title=key)
+                        button = tag("button", f"{sign} {label}", f"action {action}", type="button", title=f"key {key}")
                         button.on("click", lambda action=action: self._act(None, action))
                 tag("button", "←", "action", type="button", aria_label="previous").on("click", lambda: self._step(-1))
                 tag("button", "→", "action", type="button", aria_label="next").on("click", lambda: self._step(1))

@@ -12,7 +12,7 @@ KEYS = (
     ("R", "reject, and go on"),
     ("U", "take the verdict back"),
     ("E", "edit the text"),
-    ("W", "edit the target's words"),
+    ("W", "edit the target text, where there is one"),
     ("T", "tag"),
     ("J or →", "next triplet"),
     ("K or ←", "previous triplet"),
