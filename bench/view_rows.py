@@ -1,6 +1,6 @@
 """A run's artifacts of any size, made up: triplets as the stages write them, over photographs that are really there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from data.artifact import Artifact, Counts, seal, write_table
-from data.schemas import IMAGES, TRIPLETS
+from data.schemas import IMAGES, TRIPLETS, VERDICTS
 from tasks.store import home
 
 GROUP = 4096
 """Rows of a row group, as the stages write them."""
 PHOTOS = 200
+FILTERS = ("too_long", "too_generic", "image_talk", "reference_leak", "names_target", "same_text")
+"""Those that look by default."""
 WORDS = (
     "make it the circle square star red blue green larger smaller move left right add remove background",
     "and a of",
@@ -24,15 +26,20 @@ WORDS = (
 
 
 def made_up(rows: int, images: int) -> Artifact:
-    """An artifact with `rows` triplets over `images` images in the store of CIRQUE_HOME."""
+    """An artifact of `filter` with `rows` triplets over `images` images in the store of CIRQUE_HOME."""
     pictures = _images(images)
-    folder = home() / "made" / "generate"
+    folder = home() / "made" / "filter"
     folder.mkdir(parents=True)
+    digits = np.random.default_rng(3).bytes(16 * rows).hex()
+    ids = sorted(digits[start : start + 32] for start in range(0, len(digits), 32))
     with pq.ParquetWriter(folder / "triplets.parquet", TRIPLETS, compression="zstd") as file:
-        for table in _triplets(rows, images):
+        for table in _triplets(ids, images):
+            file.write_table(table)
+    with pq.ParquetWriter(folder / "verdicts.parquet", VERDICTS, compression="zstd") as file:
+        for table in _verdicts(ids):
             file.write_table(table)
     counts = Counts(read=rows, kept=rows, written=rows)
-    return _stored(folder, seal(folder, counts, stage="generate", inputs={"images": pictures}))
+    return _stored(folder, seal(folder, counts, stage="filter", inputs={"images": pictures}))
 
 
 def _images(count: int) -> Artifact:
@@ -62,11 +69,10 @@ def _stored(folder: Path, made: Artifact) -> Artifact:
     return Artifact(place, made.stage, made.key)
 
 
-def _triplets(rows: int, images: int) -> Iterator[pa.Table]:
+def _triplets(every: Sequence[str], images: int) -> Iterator[pa.Table]:
     random = np.random.default_rng(1)
-    for start in range(0, rows, GROUP):
-        count = min(GROUP, rows - start)
-        ids = [f"{place:032x}" for place in range(start, start + count)]
+    for ids in _groups(every):
+        count = len(ids)
         provenance = {"model": "m", "revision": "r" * 40, "prompt_digest": "p" * 64, "caption_prompt_digest": "c" * 64}
         columns: dict[str, Any] = {
             **dict.fromkeys(TRIPLETS.names, [None] * count),
@@ -86,6 +92,26 @@ def _triplets(rows: int, images: int) -> Iterator[pa.Table]:
             "provenance": [{**provenance, "request_ids": [f"{one}1", f"{one}2"]} for one in ids],
         }
         yield pa.table(columns, schema=TRIPLETS)
+
+
+def _verdicts(every: Sequence[str]) -> Iterator[pa.Table]:
+    random = np.random.default_rng(2)
+    for name in FILTERS:
+        for ids in _groups(every):
+            count = len(ids)
+            columns = {
+                "triplet_id": ids,
+                "filter": [name] * count,
+                "value": random.random(count),
+                "threshold": [1.0] * count,
+                "kept": [True] * count,
+                "reason": [None] * count,
+            }
+            yield pa.table(columns, schema=VERDICTS)
+
+
+def _groups(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + GROUP] for start in range(0, len(ids), GROUP))
 
 
 def _phrases(random: np.random.Generator, count: int, length: int) -> list[str]:

@@ -25,6 +25,7 @@ SAID = pa.schema(
         pa.field("authors", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
         pa.field("time", pa.string(), nullable=False),  # UTC, of the last word
         pa.field("original", pa.string()),  # the modification before it was edited; null if it was not
+        pa.field("original_target_text", pa.string()),  # likewise
     ]
 )
 
@@ -42,7 +43,7 @@ def curate_facts(config: CurateConfig, triplets: Artifact) -> dict[str, Any]:
     return {} if config.verdict == "any" else {"said": _said(triplets)[1]}
 
 
-@stage(version=1, facts=curate_facts)
+@stage(version=2, facts=curate_facts)
 def curate(out: Path, config: CurateConfig, triplets: Artifact, *, facts: Mapping[str, Any] = NO_FACTS) -> Counts:
     """Write triplets.parquet with the kept rows, edited where somebody edited them, in the order they came in.
 
@@ -59,7 +60,7 @@ def curate(out: Path, config: CurateConfig, triplets: Artifact, *, facts: Mappin
             raise ValueError("somebody judged triplets at this very moment; run again")
     known = {triplet_id for triplet_id, _ in opinions}
     dropped: Counter[str] = Counter()
-    edited = 0
+    edited: Counter[str] = Counter()
     with ExitStack() as stack:
         kept = stack.enter_context(row_writer(out / "triplets.parquet", TRIPLETS))
         said = stack.enter_context(row_writer(out / "said.parquet", SAID))
@@ -74,15 +75,16 @@ def curate(out: Path, config: CurateConfig, triplets: Artifact, *, facts: Mappin
                 continue
             if opinion is not None:
                 said.add(_line(row, opinion))
-            if opinion is not None and opinion.text is not None:
-                row, edited = {**row, "modification": opinion.text}, edited + 1
+                edited.update(opinion.edits.keys())
+                row = {**row, **opinion.edits}
             kept.add(row)
     count = kept.rows
     if not count and config.verdict == "approved":
         raise ValueError(
             f"none of {sum(dropped.values()):,} triplets is approved; approve some with: python -m flows view"
         )
-    detail = {} if config.verdict == "any" else {"edited": edited, "judged": len(opinions)}
+    counted = {"edited": edited["modification"], "edited_target_texts": edited["target_text"], "judged": len(opinions)}
+    detail = {} if config.verdict == "any" else counted
     return Counts(read=count + dropped.total(), kept=count, dropped=dict(dropped), written=count, detail=detail)
 
 
@@ -122,5 +124,6 @@ def _line(row: Mapping[str, Any], opinion: Opinion) -> dict[str, Any]:
         "tags": sorted(opinion.tags),
         "authors": sorted({said.author for said in opinion.history}),
         "time": opinion.history[-1].time,
-        "original": None if opinion.text is None else row["modification"],
+        "original": row["modification"] if "modification" in opinion.edits else None,
+        "original_target_text": row["target_text"] if "target_text" in opinion.edits else None,
     }

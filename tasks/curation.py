@@ -21,8 +21,10 @@ from data.artifact import Artifact
 from data.keys import digest
 from tasks.store import KEY_DIGITS, Slot, home
 
-Action = Literal["approve", "reject", "clear", "edit", "tag", "untag"]
-LONGEST = {"edit": 2000, "tag": 40, "untag": 40}
+Action = Literal["approve", "reject", "clear", "edit", "edit_target", "tag", "untag"]
+EDITED: dict[str, str] = {"edit": "modification", "edit_target": "target_text"}
+"""Which words of a triplet an action writes anew."""
+LONGEST = {"edit": 2000, "edit_target": 2000, "tag": 40, "untag": 40}
 """Characters of a text or a tag."""
 
 _JUDGED = ("reference_id", "modification", "target_id", "target_text")
@@ -56,13 +58,13 @@ class Opinion:
 
     Attributes:
         verdict: "approved", "rejected" or None.
-        text: the modification in other words, or None.
+        edits: the words that it was given, by the column they replace: "modification", "target_text".
         tags: those that are on it.
         history: everything, in the order of time.
     """
 
     verdict: str | None = None
-    text: str | None = None
+    edits: dict[str, str] = field(default_factory=dict)
     tags: set[str] = field(default_factory=set)
     history: list[Said] = field(default_factory=list)
 
@@ -71,8 +73,9 @@ class Opinion:
         self.history.append(said)
         if said.action in _VERDICTS:
             self.verdict = _VERDICTS[said.action]
-        elif said.action == "edit":
-            self.text = said.value or None
+        elif said.action in EDITED:
+            others = {name: words for name, words in self.edits.items() if name != EDITED[said.action]}
+            self.edits = {**others, EDITED[said.action]: said.value} if said.value else others
         elif said.action == "tag":
             self.tags.add(said.value)
         else:
@@ -80,7 +83,7 @@ class Opinion:
 
     def plain(self) -> list[Any]:
         """What counts, as plain values."""
-        return [self.verdict, self.text, sorted(self.tags)]
+        return [self.verdict, dict(self.edits), sorted(self.tags)]
 
 
 def judged_digest(row: Mapping[str, Any]) -> str:
@@ -130,7 +133,7 @@ class Curation:
             value: of an edit or a tag.
 
         Raises:
-            ValueError: if there is no author, or the value is empty or too long.
+            ValueError: if there is no author, the value is empty or too long, or the triplet has no such words to edit.
         """
         author, value = " ".join(author.split()), value.strip()
         _check(author, action, value, row)
@@ -212,7 +215,8 @@ class Curation:
 
 def opinions_digest(opinions: Iterable[tuple[tuple[str, str], Opinion]]) -> str:
     """Identity of what counts, whoever said it when."""
-    plain = [[*key, *opinion.plain()] for key, opinion in opinions if opinion.plain() != [None, None, []]]
+    nothing = Opinion().plain()
+    plain = [[*key, *opinion.plain()] for key, opinion in opinions if opinion.plain() != nothing]
     return digest(sorted(plain, key=lambda row: row[:2]))
 
 
@@ -224,8 +228,14 @@ def _check(author: str, action: Action, value: str, row: Mapping[str, Any]) -> N
         raise ValueError(f"{action} has {len(value):,} characters; at most {most:,} are kept")
     if action in ("tag", "untag") and not value:
         raise ValueError("the tag is empty; give a word, such as 'wrong-colour'")
-    if action == "edit" and value == row["modification"]:
-        raise ValueError("the words are those that the triplet has already")
+    if action in EDITED:
+        before = row[EDITED[action]]
+        if before is None:
+            raise ValueError(
+                f"triplet {row['triplet_id']} has no {EDITED[action]}; only words that are there can be edited"
+            )
+        if value == before:
+            raise ValueError("the words are those that the triplet has already")
 
 
 def _parsed(line: bytes) -> Said | None:

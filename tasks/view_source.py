@@ -96,6 +96,12 @@ class Source:
         by_id = {row["request_id"]: row for row in found}
         return [by_id[one] for one in request_ids if one in by_id]
 
+    @cached_property
+    def prompts(self) -> dict[str, str]:
+        """Names of the prompts that the triplets were written with, by digest."""
+        asked = [one.manifest["facts"].get("prompts", {}) for one in self.line]
+        return {digest: name for prompts in asked for name, digest in prompts.items()}
+
     def neighbours(self, reference_id: str, first: int, around: int | None) -> list[Row]:
         """Candidates of a reference by rank: the first ones, and those next to a rank; empty without a ranking."""
         ranking = self._with("ranking.parquet")

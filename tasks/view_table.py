@@ -102,7 +102,7 @@ class TripletTable:
         self._judged = judged
         self._connection = connect()
         self._source = parquet(path, ", file_row_number = true")
-        self._verdicts = None if verdicts is None else parquet(verdicts)
+        self._verdicts = None if verdicts is None else parquet(verdicts, ", file_row_number = true")
         self._rejected = None if rejected is None else parquet(rejected)
         self._answers: OrderedDict[tuple[Question, int], Numbers] = OrderedDict()
         self._lock = threading.Lock()
@@ -171,11 +171,18 @@ class TripletTable:
         found = self.ask(f"SELECT * FROM {self._rejected} WHERE row_id IN ({marks})", triplet_ids)
         return {row["row_id"]: row for row in found}
 
-    def verdicts(self, triplet_id: str) -> list[Row]:
-        """What each filter said of a triplet, in the order of the filters."""
-        if self._verdicts is None:
-            return []
-        return self.ask(f"SELECT * FROM {self._verdicts} WHERE triplet_id = ?", [triplet_id])
+    def verdicts(self, triplet_ids: Sequence[str]) -> dict[str, list[Row]]:
+        """What each filter said of some triplets, in the order of the filters, by id.
+
+        Triplets are stored by id, so the file's statistics leave out nearly all of it.
+        """
+        found: dict[str, list[Row]] = {}
+        if self._verdicts is not None and triplet_ids:
+            marks = ", ".join("?" * len(triplet_ids))
+            sql = f"SELECT * FROM {self._verdicts} WHERE triplet_id IN ({marks}) ORDER BY file_row_number"
+            for row in self.ask(sql, triplet_ids):
+                found.setdefault(row["triplet_id"], []).append(row)
+        return found
 
     def _drawn(self, question: Question, judged: Judged) -> Numbers:
         """A sample; what people say of it decides which of it are shown, not what is drawn."""

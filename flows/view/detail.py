@@ -5,7 +5,8 @@ from typing import Any
 
 from nicegui import run, ui
 
-from flows.view.parts import IMAGES, World, chip, empty, facts, of_row, opinion_chips, picture, table, tag
+from flows.view.cards import offered
+from flows.view.parts import IMAGES, World, chip, empty, facts, of_row, opinion_chips, picture, table, tag, words
 from tasks.curation import Opinion
 from tasks.view_table import Row
 
@@ -45,10 +46,10 @@ class Detail:
         answers, verdicts, near = await run.io_bound(
             lambda: (
                 source.answers(asked),
-                source.kept.verdicts(row["triplet_id"]),
+                source.kept.verdicts([row["triplet_id"]]),
                 source.neighbours(row["reference_id"], NEIGHBOURS, row["rank"]),
             )
-        ) or ([], [], [])
+        ) or ([], {}, [])
         if self.row is not row:
             return
         self._content.clear()
@@ -56,23 +57,21 @@ class Detail:
             self._head(row, judging)
             with tag("div", classes="big-pair"):
                 for role in ("reference", "target"):
-                    with tag("figure"):
-                        image_id = row[f"{role}_id"]
-                        if image_id is not None:
+                    image_id = row[f"{role}_id"]
+                    if image_id is not None:
+                        with tag("figure"):
                             picture(world, IMAGES, image_id, 512, role)
                             tag("figcaption", f"{role} {image_id}", "soft")
-                        elif role == "target":
-                            tag("p", row["target_text"] or "no target", "target-text", dir="auto")
                 with tag("div", classes="texts"):
                     self._said = tag("div")
                     self.heard(row, source.curation.opinion(row))
-                    for name in ("target_text", "reference_caption", "target_caption"):
+                    for name in ("reference_caption", "target_caption"):
                         if row[name] is not None:
                             tag("h3", name.replace("_", " "))
                             tag("p", row[name], dir="auto")
             _neighbours(world, row, near)
             _answers(answers, asked)
-            _verdicts(verdicts)
+            _verdicts(verdicts.get(row["triplet_id"], []))
             tag("h3", "Row")
             facts(of_row(row))
         self.opened = True
@@ -84,16 +83,17 @@ class Detail:
             return
         self._said.clear()
         with self._said:
-            tag("p", opinion.text or row["modification"], "modification", dir="auto")
-            if opinion.text is not None:
-                tag("p", f"was: {row['modification']}", "was", dir="auto")
+            words(row, "modification", opinion, "modification")
+            if row["target_text"] is not None:
+                tag("h3", "target text")
+                words(row, "target_text", opinion, "target-text")
             with tag("p", classes="chips"):
                 opinion_chips(opinion)
             if opinion.history:
                 with tag("ul", classes="history", aria_label="what people said"):
                     for said in opinion.history:
-                        words = f"{said.time[:19].replace('T', ' ')} {said.author}: {said.action} {said.value}"
-                        tag("li", words.strip(), dir="auto")
+                        what = f"{said.author}: {said.action.replace('_', ' ')} {said.value}"
+                        tag("li", f"{said.time[:19].replace('T', ' ')} {what}".strip(), dir="auto")
 
     def close(self) -> None:
         """Take the panel away."""
@@ -104,10 +104,10 @@ class Detail:
             tag("h2", "Triplet")
             tag("code", row["triplet_id"])
             with tag("div", classes="buttons"):
-                actions = [("✓ Approve", "approve"), ("✗ Reject", "reject"), ("✎ Edit", "edit"), ("# Tag", "tag")]
-                for label, action in actions if judging else []:
-                    button = tag("button", label, f"action {action}", type="button")
-                    button.on("click", lambda action=action: self._act(None, action))
+                for action, sign, label, key in offered(row, judging):
+                    if action != "open":
+                        button = tag("button", f"{sign} {label}", f"action {action}", type="button", title=f"key {key}")
+                        button.on("click", lambda action=action: self._act(None, action))
                 tag("button", "←", "action", type="button", aria_label="previous").on("click", lambda: self._step(-1))
                 tag("button", "→", "action", type="button", aria_label="next").on("click", lambda: self._step(1))
                 tag("button", "Close (Esc)", "action", type="button").on("click", self.close)

@@ -8,27 +8,13 @@ from nicegui import run, ui
 from nicegui.element import Element
 
 from flows.view.address import Address
-from flows.view.cards import Card, draw_card, write_body
+from flows.view.cards import Card, Known, draw_card, write_words
 from flows.view.detail import Detail
 from flows.view.parts import World, empty, tag, told, wrong
 from flows.view.toolbar import Toolbar
 from flows.view.words import ask_tag, ask_text
-from tasks.curation import Action
+from tasks.curation import EDITED, Action
 from tasks.view_table import Numbers, Row, TripletTable
-
-KEYS = (
-    ("A", "approve, and go on"),
-    ("R", "reject, and go on"),
-    ("U", "take the verdict back"),
-    ("E", "edit the text"),
-    ("T", "tag"),
-    ("J or →", "next triplet"),
-    ("K or ←", "previous triplet"),
-    ("N, P", "next, previous page"),
-    ("Enter", "details; Esc closes them"),
-    ("/", "search"),
-    ("?", "these keys"),
-)
 
 
 class Gallery:
@@ -73,15 +59,15 @@ class Gallery:
         asked = self._asked
         self.toolbar.draw()
         try:
-            numbers, rows, why = await _io(self._fetch, self.address)
+            numbers, shown = await _io(self._fetch, self.address)
         except (LookupError, ValueError) as error:
             wrong(told(error))
-            numbers, rows, why = None, [], {}
+            numbers, shown = None, []
         if asked != self._asked:  # something else was asked for meanwhile
             return
         self._numbers = numbers
         self._at = 0
-        self._draw(rows, why)
+        self._draw(shown)
         self._moved(self.address)
         if self.address.shown is not None:
             row = await _io(self.table.find, self.address.shown)
@@ -90,16 +76,28 @@ class Gallery:
             else:
                 await self.detail.open(row, self.judging)
 
-    def _fetch(self, address: Address) -> tuple[Numbers, list[Row], dict[str, Row]]:
+    def _fetch(self, address: Address) -> tuple[Numbers, list[tuple[Row, Known]]]:
         numbers = self.table.select(address.question)
         last = max(1, -(-len(numbers) // address.size))
         if address.page > last:
             self.address = replace(self.address, page=last)
         start = (min(address.page, last) - 1) * address.size
         rows = self.table.page(numbers[start : start + address.size])
-        return numbers, rows, self.table.why([row["triplet_id"] for row in rows])
+        ids = [row["triplet_id"] for row in rows]
+        why, verdicts, prompts = self.table.why(ids), self.table.verdicts(ids), self.world.source.prompts
+        return numbers, [
+            (
+                row,
+                Known(
+                    prompts.get(row["provenance"]["prompt_digest"]),
+                    verdicts.get(row["triplet_id"], []),
+                    why[row["triplet_id"]]["detail"] if row["triplet_id"] in why else "",
+                ),
+            )
+            for row in rows
+        ]
 
-    def _draw(self, rows: list[Row], why: dict[str, Row]) -> None:
+    def _draw(self, rows: list[tuple[Row, Known]]) -> None:
         self._said_here = False
         total = 0 if self._numbers is None else len(self._numbers)
         pages = max(1, -(-total // self.address.size))
@@ -110,10 +108,9 @@ class Gallery:
         self._count.update()
         self._grid.clear()
         with self._grid:
-            details = [why[row["triplet_id"]]["detail"] if row["triplet_id"] in why else "" for row in rows]
             self._cards = [
-                draw_card(self.world, row, place, self.act, self.focus, detail)
-                for place, (row, detail) in enumerate(zip(rows, details, strict=True))
+                draw_card(self.world, row, known, place, self.act, self.focus)
+                for place, (row, known) in enumerate(rows)
             ]
             if not rows:
                 empty("No triplet is like that. Take a filter away, or search for less.")
@@ -171,7 +168,7 @@ class Gallery:
 
     async def key(self, key: str) -> None:
         """A key was pressed outside of a field."""
-        actions = {"a": "approve", "r": "reject", "u": "clear", "e": "edit", "t": "tag"}
+        actions = {"a": "approve", "r": "reject", "u": "clear", "e": "edit", "w": "edit_target", "t": "tag"}
         if key in ("j", "ArrowRight"):
             await self.step(1)
         elif key in ("k", "ArrowLeft"):
@@ -196,11 +193,13 @@ class Gallery:
         elif action in ("approve", "reject"):
             await self._say(row, action, "")
             await self.step(1)
-        elif action == "edit":
-            opinion = self.world.source.curation.opinion(row)
-            text = await ask_text(row["modification"], opinion.text)
-            if text is not None:
-                await self._say(row, "edit", text)
+        elif action in EDITED:
+            column = EDITED[action]
+            edited = self.world.source.curation.opinion(row).edits.get(column)
+            if row[column] is None:
+                wrong("this triplet has no target text")
+            elif (text := await ask_text(column.replace("_", " "), row[column], edited)) is not None:
+                await self._say(row, action, text)
         elif action == "tag":
             change = await ask_tag(self.world.source.curation.opinion(row).tags)
             if change is not None:
@@ -218,7 +217,7 @@ class Gallery:
         self._said_here = True
         for card in self._cards:
             if card.row["triplet_id"] == row["triplet_id"]:
-                write_body(card, opinion)
+                write_words(card, opinion)
         self.detail.heard(row, opinion)
 
     async def _open(self, card: Card) -> None:

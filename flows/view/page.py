@@ -9,7 +9,7 @@ from nicegui.events import KeyEventArguments
 
 from flows.view.address import Address
 from flows.view.dropped import Dropped
-from flows.view.gallery import KEYS, Gallery
+from flows.view.gallery import Gallery
 from flows.view.parts import World, tag
 from flows.view.quality import QualityTab
 from flows.view.statistic import draw_figures
@@ -76,7 +76,7 @@ class Page:
             with tag("div", classes="who"):
                 field = ui.input("Your name", value=self._author).props("dense outlined maxlength=60")
                 field.on_value_change(lambda e: setattr(self, "_author", e.value or ""))
-                ui.button("Keys", on_click=lambda: show_keys(KEYS)).props("flat no-caps")
+                ui.button("Keys", on_click=show_keys).props("flat no-caps")
 
     async def _open(self, name: str) -> None:
         """Show a tab; it is filled when it is first shown."""
@@ -159,7 +159,7 @@ class Page:
         if not event.action.keydown or modifiers.ctrl or modifiers.alt or modifiers.meta:
             return
         if event.key.name == "?":
-            show_keys(KEYS)
+            show_keys()
         gallery = self._galleries.get(self._address.tab)
         if gallery is not None:
             await gallery.key(event.key.name)

@@ -14,6 +14,7 @@ from tasks.view_source import Source
 
 IMAGES = "images"
 """Under this name the pictures of the triplets are served."""
+_EDITED = {"modification": "edited", "target_text": "target edited"}
 
 
 @dataclass
@@ -78,14 +79,21 @@ def chip(text: str, classes: str = "", title: str = "") -> Element:
     return made
 
 
+def words(row: Mapping[str, Any], name: str, opinion: Opinion, classes: str) -> None:
+    """A text of a triplet in the words that people gave it, and what it was before."""
+    tag("p", opinion.edits.get(name, row[name]), classes, dir="auto")
+    if name in opinion.edits:
+        tag("p", f"was: {row[name]}", "was", dir="auto")
+
+
 def opinion_chips(opinion: Opinion) -> None:
     """What people said of a triplet."""
     if opinion.verdict is not None:
         said = [one for one in opinion.history if one.action in ("approve", "reject", "clear")][-1]
         mark = {"approved": "✓ ", "rejected": "✗ "}[opinion.verdict]
         chip(mark + opinion.verdict, opinion.verdict, f"by {said.author}, {said.time}")
-    if opinion.text is not None:
-        chip("edited", "edited")
+    for name in sorted(opinion.edits):
+        chip(_EDITED[name], "edited")
     for word in sorted(opinion.tags):
         chip(f"# {word}", "tagged")
 

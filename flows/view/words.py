@@ -7,13 +7,28 @@ from nicegui import ui
 from flows.view.parts import tag
 from tasks.curation import LONGEST
 
+KEYS = (
+    ("A", "approve, and go on"),
+    ("R", "reject, and go on"),
+    ("U", "take the verdict back"),
+    ("E", "edit the text"),
+    ("W", "edit the target text, where there is one"),
+    ("T", "tag"),
+    ("J or →", "next triplet"),
+    ("K or ←", "previous triplet"),
+    ("N, P", "next, previous page"),
+    ("Enter", "details; Esc closes them"),
+    ("/", "search"),
+    ("?", "these keys"),
+)
 
-async def ask_text(original: str, edited: str | None) -> str | None:
-    """The modification in other words; "" takes an earlier edit back; None: nothing is to be changed."""
+
+async def ask_text(name: str, original: str, edited: str | None) -> str | None:
+    """The text of a name in other words; "" takes an earlier edit back; None: nothing is to be changed."""
     with ui.dialog() as dialog, ui.card().classes("asking"):
-        tag("h2", "Edit the modification")
+        tag("h2", f"Edit the {name}")
         tag("p", f"It was: {original}", "was", dir="auto")
-        field = ui.textarea("Modification", value=edited or original).props("outlined autofocus autogrow")
+        field = ui.textarea(name.capitalize(), value=edited or original).props("outlined autofocus autogrow")
         field.props["maxlength"] = LONGEST["edit"]
         tag("p", "Ctrl+Enter saves, Esc leaves it as it is.", "soft")
 
@@ -56,12 +71,12 @@ async def ask_tag(there: set[str]) -> tuple[Literal["tag", "untag"], str] | None
     return answer  # type: ignore[no-any-return]
 
 
-def show_keys(keys: tuple[tuple[str, str], ...]) -> None:
+def show_keys() -> None:
     """The keys and what they do."""
     with ui.dialog() as dialog, ui.card().classes("asking"):
         tag("h2", "Keys")
         with tag("dl", classes="keys"):
-            for key, what in keys:
+            for key, what in KEYS:
                 with tag("div"):
                     with tag("dt"):
                         tag("kbd", key)

@@ -56,7 +56,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def triplets(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Iterator[Artifact]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CIRQUE_HOME", str(tmp_path_factory.mktemp("home")))
-        yield small_world(photos, triplets=30, images=6, gone=3)
+        yield small_world(photos, triplets=30, images=6, gone=3, texts=(11,))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,9 @@ def test_browse_filter_search_and_open(seen: Seen, address: str) -> None:
     page = seen.open(address)
     shows(page, "1 to 24 of 30 triplets")
     assert len(texts(page)) == 24
+    second = page.locator(".card").nth(1)
+    assert second.locator(".verdicts").inner_text().replace("\xa0", " ") == "✓ passed too_long 1"
+    assert second.locator(".chip", has_text="prompt").inner_text() == "prompt mra_cir/modification"
     page.get_by_role("button", name="next →").click()
     shows(page, "25 to 30 of 30 triplets")
     assert "page=2" in page.url
@@ -165,6 +168,7 @@ def test_figures_dropped_rows_and_a_sample(seen: Seen, address: str) -> None:
     assert SCRIPT in page.locator(".lost pre").inner_text()
     page.get_by_role("button", name="too long").click()
     page.locator(".panel .why", has_text="too many words").first.wait_for()
+    assert "failed too_long" in page.locator(".verdicts.failed").first.inner_text()
     page.get_by_role("tab", name="Quality").click()
     page.get_by_label("Sample", exact=True).fill("5")
     page.get_by_text("None of the 5 triplets of the sample is judged yet.").wait_for()
@@ -178,6 +182,8 @@ def test_judging_by_keyboard_survives_a_restart_and_is_exported(
     with served(triplets, "--author", "bob") as address:
         page = Seen(browser).open(address + "?q=%22turn+it+1%22&sort=triplet_id")  # 1, 10 to 19
         shows(page, "11 triplets")
+        page.keyboard.press("w")
+        page.get_by_text("this triplet has no target text").wait_for()
         page.keyboard.press("a")
         page.locator(".card.approved").first.wait_for()
         page.keyboard.press("r")  # the next one
@@ -186,6 +192,10 @@ def test_judging_by_keyboard_survives_a_restart_and_is_exported(
         page.get_by_label("Modification", exact=True).fill("turn it upside down")
         page.keyboard.press("Control+Enter")
         page.locator(".chip.edited").wait_for()
+        page.keyboard.press("w")
+        page.get_by_label("Target text", exact=True).fill(SCRIPT)
+        page.keyboard.press("Control+Enter")
+        page.locator(".chip.edited", has_text="target edited").wait_for()
         page.keyboard.press("t")
         page.get_by_label("Tag, such as wrong-colour").fill("odd")
         page.keyboard.press("Enter")
@@ -197,12 +207,18 @@ def test_judging_by_keyboard_survives_a_restart_and_is_exported(
         page = Seen(browser).open(address + "?verdict=approved")
         shows(page, "2 triplets (of 30 in all)")
         assert texts(page) == ["make it green and turn it 1 times", "turn it upside down"]
+        assert page.locator(".card .target-text").inner_text() == SCRIPT
+        assert page.locator("b", has_text="bold").count() == 0
+        page.locator(".card").nth(1).press("Enter")
+        assert "was: a square that was turned 11 times" in page.locator(".detail .texts").inner_text()
+        page.keyboard.press("Escape")
         assert "by bob" in str(page.locator(".chip.approved").first.get_attribute("title"))
         page.close()
     words = ["export", str(triplets.path), "--to", str(tmp_path / "out"), "--verdict", "approved"]
     subprocess.run([sys.executable, "-m", "flows", *words], check=True, env=os.environ, timeout=600)
     rows = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet").to_pylist()
     assert [row["modification"] for row in rows] == ["make it green and turn it 1 times", "turn it upside down"]
+    assert [row["target_text"] for row in rows] == [None, SCRIPT]
 
 
 def test_a_composed_search_and_why(seen: Seen, address: str, photos: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def triplets(tmp_path: Path, _home: None) -> Artifact:
-    return small_world(tmp_path / "photos", triplets=8)
+    return small_world(tmp_path / "photos", triplets=8, texts=(2, 5))
 
 
 def rows_of(artifact: Artifact) -> list[dict[str, Any]]:
@@ -41,15 +41,15 @@ def test_the_last_word_counts_and_everything_is_remembered(triplets: Artifact) -
     here.say(row, "ann", "tag", "nice")
     here.say(row, "ann", "edit", "make it green")
     other = Curation(folder)  # another process, or the same after a restart
-    assert other.opinion(row).plain() == ["approved", "make it green", ["nice"]]
+    assert other.opinion(row).plain() == ["approved", {"modification": "make it green"}, ["nice"]]
     other.say(row, "bob", "reject")
     other.say(row, "bob", "untag", "nice")
     other.say(row, "bob", "edit", "")
     here.refresh()
-    assert here.opinion(row).plain() == ["rejected", None, []]
+    assert here.opinion(row).plain() == ["rejected", {}, []]
     assert [said.author for said in here.opinion(row).history] == ["ann"] * 3 + ["bob"] * 3
     assert len(list(folder.iterdir())) == 2
-    assert Curation(folder).opinion(row).plain() == ["rejected", None, []]
+    assert Curation(folder).opinion(row).plain() == ["rejected", {}, []]
 
 
 def test_two_people_at_once_lose_nothing(triplets: Artifact) -> None:
@@ -74,7 +74,7 @@ def test_what_is_said_of_other_words_does_not_count(triplets: Artifact) -> None:
     row = rows_of(triplets)[1]
     said = Curation(curation_folder(triplets))
     said.say({**row, "modification": "as it was before it was written anew"}, "ann", "approve")
-    assert said.opinion(row).plain() == [None, None, []]
+    assert said.opinion(row).plain() == [None, {}, []]
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out_and_hurts_nobody(triplets: Artifact) -> None:
@@ -97,6 +97,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_hurts_nobody(triplets: Artifac
         ("ann", "tag", " ", "the tag is empty"),
         ("ann", "edit", "x" * 2001, "2,001 characters"),
         ("ann", "edit", "make it green and turn it 1 times", "the words are those"),
+        ("ann", "edit_target", "another square", "triplet t0001 has no target_text"),
     ],
 )
 def test_what_makes_no_sense_is_not_written(
@@ -142,6 +143,31 @@ def test_approved_triplets_go_on_in_the_words_they_were_given(triplets: Artifact
     ]
 
 
+def test_a_target_text_is_edited_like_a_modification(triplets: Artifact) -> None:
+    rows = rows_of(triplets)
+    said = Curation(curation_folder(triplets))
+    with pytest.raises(ValueError, match="the words are those that the triplet has already"):
+        said.say(rows[2], "ann", "edit_target", "a square that was turned 2 times")
+    said.say(rows[2], "ann", "edit_target", "a blue square")
+    said.say(rows[5], "ann", "edit_target", "a white square")
+    said.say(rows[5], "ann", "edit", "make it white")
+    said.say(rows[5], "bob", "edit_target", "")  # back to the original
+    again = Curation(curation_folder(triplets))
+    assert again.opinion(rows[2]).plain() == [None, {"target_text": "a blue square"}, []]
+    assert again.opinion(rows[2]).history[0].author == "ann"
+    made = curate.make(CurateConfig(verdict="not_rejected"), triplets)
+    changed = {2: {"target_text": "a blue square"}, 5: {"modification": "make it white"}}
+    assert rows_of(made.artifact) == [{**row, **changed.get(place, {})} for place, row in enumerate(rows)]
+    assert made.artifact.counts.detail == {"edited": 1, "edited_target_texts": 1, "judged": 2}
+    told = made.artifact.read(SAID, "said.parquet").to_pylist()
+    assert [(row["original"], row["original_target_text"]) for row in told] == [
+        (None, "a square that was turned 2 times"),
+        (rows[5]["modification"], None),
+    ]
+    said.say(rows[2], "bob", "edit_target", "a square in blue")
+    assert curate.make(CurateConfig(verdict="not_rejected"), triplets).state == "ran"
+
+
 def test_what_is_said_decides_the_key_and_only_where_it_matters(triplets: Artifact) -> None:
     rows = rows_of(triplets)
     said = Curation(curation_folder(triplets))
@@ -177,9 +203,12 @@ def test_export_takes_what_was_approved(triplets: Artifact, tmp_path: Path) -> N
     said = Curation(curation_folder(triplets))
     said.say(rows[2], "ann", "approve")
     said.say(rows[2], "ann", "edit", "make it blue, please")
+    said.say(rows[2], "ann", "edit_target", "a blue square")
     words = ["export", str(triplets.path), "--to", str(tmp_path / "out"), "--verdict", "approved"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert (result.exit_code, result.stderr) == (0, "")
     written = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet").to_pylist()
-    assert [(row["triplet_id"], row["modification"]) for row in written] == [("t0002", "make it blue, please")]
+    assert [(row["triplet_id"], row["modification"], row["target_text"]) for row in written] == [
+        ("t0002", "make it blue, please", "a blue square")
+    ]
     assert "| curate | 8 | 1 | not_judged 7 | 1 |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

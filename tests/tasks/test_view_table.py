@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.schemas import TRIPLETS
+from data.schemas import TRIPLETS, VERDICTS
 from tasks.curation import Action
 from tasks.view_columns import Condition
 from tasks.view_source import Source
@@ -117,7 +118,29 @@ def test_dropped_triplets_have_their_reasons(source: Source) -> None:
 def test_answers_neighbours_and_verdicts_are_found(source: Source) -> None:
     assert source.answers(["q0003", "gone", "q0001"])[1]["request_id"] == "q0001"
     assert [row["rank"] for row in source.neighbours("0001.png", 2, 55)] == [1, 2, 53, 54, 55, 56, 57]
-    assert source.kept.verdicts("t0003")[0]["value"] == 3
+    verdicts = source.kept.verdicts(["t0031", "t0003", "gone"])
+    assert {name: [(row["filter"], row["value"], row["kept"]) for row in rows] for name, rows in verdicts.items()} == {
+        "t0003": [("too_long", 3, True)],
+        "t0031": [("too_long", 31, False)],
+    }
+    assert source.prompts["p"] == "mra_cir/modification"
+
+
+def test_verdicts_of_a_page_are_in_the_order_of_the_filters(tmp_path: Path, source: Source) -> None:
+    filters = ("too_long", "too_generic", "same_text", "image_talk")
+    rows = [
+        {"triplet_id": f"t{place:04d}", "filter": name, "value": None if name == "same_text" else place / 2}
+        | {"threshold": 9.0, "kept": True, "reason": "no_caption" if name == "same_text" else None}
+        for name in filters
+        for place in range(30)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=VERDICTS), tmp_path / "verdicts.parquet", row_group_size=7)
+    table = TripletTable(source.kept.path, tmp_path / "verdicts.parquet")
+    asked = ids(table, Question(sort="score"))
+    found = table.verdicts(asked)
+    assert sorted(found) == sorted(asked)
+    assert all([row["filter"] for row in found[one]] == list(filters) for one in asked)
+    assert [row["value"] for row in found["t0005"]] == [2.5, 2.5, None, 2.5]
 
 
 def test_a_sample_stays_the_same_while_people_judge(tmp_path: Path) -> None:

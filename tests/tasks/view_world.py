@@ -1,6 +1,6 @@
 """A small line of artifacts in the store, as a run leaves it: images, ranking, generated and filtered triplets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +73,22 @@ def triplet(place: int, images: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def small_world(folder: Path, triplets: int = 30, images: int = 6, gone: int | None = None) -> Artifact:
+def small_world(
+    folder: Path, triplets: int = 30, images: int = 6, gone: int | None = None, texts: Container[int] = ()
+) -> Artifact:
     """Triplets that passed the filters, over pictures in `folder`; the first one's text is a script.
 
     Three more were dropped. The artifact of `filter` stands on `generate`, and that on `rank` and `ingest`. The target
-    of the triplet `gone` was deleted after it was ingested.
+    of the triplet `gone` was deleted after it was ingested. Those in `texts` have a text as their target, no image.
     """
     photos(folder, images)
     Image.new("RGB", (30, 30), "gold").save(folder / "gone.png")
     pictures = ingest.make(IngestConfig(source="folder", path=folder)).artifact
     every = [triplet(place, images) for place in range(triplets + 3)]
     every[0]["modification"] = SCRIPT
+    for place, row in enumerate(every):
+        if place in texts:
+            row.update(target_id=None, target_text=f"a square that was turned {place} times")
     if gone is not None:
         every[gone]["target_id"] = "gone.png"
         (folder / "gone.png").unlink()
@@ -115,6 +120,7 @@ def small_world(folder: Path, triplets: int = 30, images: int = 6, gone: int | N
             "generations.parquet": (GENERATIONS, answers),
             "rejected.parquet": (REJECTED, [unusable]),
         },
+        facts={"prompts": {"caption": "c", "mra_cir/modification": "p"}},
         images=pictures,
         ranking=ranking,
     )
