@@ -234,7 +234,7 @@ def write_json(path: Path, obj: object) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object], checked: bool = False) -> Path:
     """Let `write` fill a temporary file beside `path`, bring it to the disk and rename it to `path`, which is returned.
 
-    With `checked` the name gets a checksum of the bytes, which `refuse_other_bytes` compares: x.crc32-89abcdef.arrow.
+    With `checked` the name gets a checksum of the bytes, which `refuse_other_bytes` compares: x.crc32-89abcdef.arrow
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -245,13 +245,18 @@ def write_atomically(path: Path, write: Callable[[Path], object], checked: bool 
         temporary.chmod(0o644)  # mkstemp lets nobody else read
         sync(temporary)
         if checked:
-            path = path.with_name(f"{path.stem}.crc32-{checksum(temporary)}{path.suffix}")
+            path = with_checksum(path, temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
     return path
+
+
+def with_checksum(path: Path, content: Path) -> Path:
+    """`path` with a checksum of the bytes of the file `content` in its name."""
+    return path.with_name(f"{path.stem}.crc32-{checksum(content)}{path.suffix}")
 
 
 def refuse_other_bytes(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The images of a benchmark as features of a vision tower: each image is loaded once, each tower runs once."""
 
+import logging
 import math
 import os
 import shutil
@@ -16,11 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.artifact import refuse_other_bytes, set_aside, sync, with_checksum
 from data.benchmarks import Benchmark
 from data.config import Resources
 from data.images import BadImage
 from data.keys import digest
 from models.encoders import Encoder
+
+log = logging.getLogger(__name__)
 
 HalfFloats = npt.NDArray[np.float16]
 
@@ -66,6 +70,7 @@ class Pictures:
         self.workers = resources.workers
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._whole: set[Path] = set()  # files whose bytes were compared with their checksum
 
     @property
     def towers(self) -> list[Path]:
@@ -95,10 +100,16 @@ class Pictures:
     def _stored(self, like: Tensor) -> HalfFloats | None:
         """The stored features of the tower that sees the first images like this, if there are any."""
         for path in self.towers:
-            stored: HalfFloats = np.load(path, mmap_mode="r")
-            whole = stored.shape == (len(self.ids), *like.shape[1:])
-            if whole and np.array_equal(stored[: len(like)], _half(like)):
-                return stored
+            try:
+                stored: HalfFloats = np.load(path, mmap_mode="r")
+                complete = stored.shape == (len(self.ids), *like.shape[1:])
+                if complete and np.array_equal(stored[: len(like)], _half(like)):
+                    if path not in self._whole:
+                        refuse_other_bytes(path)  # reads all of it, once: so does what follows, for every checkpoint
+                        self._whole.add(path)
+                    return stored
+            except (ValueError, EOFError) as error:  # damaged in its bytes, its header or its length
+                log.warning("%s is damaged (%s) and set aside; it is computed again", set_aside(path), error)
         return None
 
     def _computed(self, encoder: Encoder, first: Batch, chunks: list[list[int]]) -> Iterator[Batch]:
@@ -117,7 +128,8 @@ class Pictures:
             yield batch
         if store is not None:
             del store  # flushes
-            os.replace(part, target)
+            sync(part)
+            os.replace(part, with_checksum(target, part))
 
     def _prepared(self, encoder: Encoder, chunks: list[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Pixels of some batches, prepared by threads while the tower works on an earlier one."""

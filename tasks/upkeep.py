@@ -7,11 +7,12 @@ or through the inputs of what it used. Answers of language models and features o
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -168,14 +169,18 @@ def loose_faults(home: Path) -> Iterator[tuple[Path, str]]:
             continue
         except (pa.ArrowException, OSError) as error:
             yield path, str(error)
-    for folder in ("features", "towers"):
-        for path in sorted((home / folder).rglob("*.arrow")):
+    readers: dict[str, Callable[[Path], object]] = {
+        "features/**/*.arrow": read_tokens,
+        "towers/**/*.npy": lambda path: np.load(path, mmap_mode="r"),
+    }
+    for pattern, read in readers.items():
+        for path in sorted(home.glob(pattern)):
             try:
                 refuse_other_bytes(path)
-                read_tokens(path)
+                read(path)
             except FileNotFoundError:  # set aside by a run meanwhile
                 continue
-            except (ValueError, OSError) as error:
+            except (ValueError, EOFError, OSError) as error:
                 yield path, str(error)
 
 

@@ -13,6 +13,7 @@ from tasks.answers import ImageTokens, Weighted, answer
 from tasks.gallery import gallery_features
 from tasks.pictures import Pictures
 from tasks.queries import Composer, text_queries
+from tasks.upkeep import loose_faults
 from tests.tasks.compass import Compass, World
 
 RESOURCES = Resources(batch_size=2)
@@ -82,6 +83,38 @@ def test_cached_features_need_the_references_alone(home: Path, stored: bool, mon
     assert composer.complete
     found = answer(Judge(benchmark), [Weighted(1.0, composer.queries())], images, nothing)
     assert [one.ranked[0] for one in found] == ["i3", "i0"]
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+def test_damaged_features_of_a_tower_are_set_aside_and_computed_again(
+    home: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+    benchmark = world.benchmark(Query("q", "i9", "at 31", ("i3",)), images=12)
+    _, first, _, _ = features(home, benchmark)
+    (path,) = (home / "towers").iterdir()
+    assert list(loose_faults(home)) == []
+    whole = path.read_bytes()
+    # The last image is not of the first batch, which shows whether it is the same tower.
+    path.write_bytes({"flip": whole[:-1] + bytes([whole[-1] ^ 1]), "cut": whole[:-2], "empty": b""}[harm])
+    assert [fault[0] for fault in loose_faults(home)] == [path]
+    world.loaded.clear()
+    _, second, _, _ = features(home, benchmark, "others")
+    assert sorted(set(world.loaded)) == sorted(benchmark.gallery)
+    assert "and set aside; it is computed again" in caplog.text
+    assert sorted(file.name for file in (home / "towers").iterdir()) == [path.name, f"{path.stem}.torn"]
+    assert path.read_bytes() == whole
+    assert torch.equal(first.at(np.arange(12)).tokens, second.at(np.arange(12)).tokens)
+
+
+def test_features_of_a_tower_that_an_older_version_stored_are_taken(home: Path) -> None:
+    world = World()
+    benchmark = world.benchmark(Query("q", "i9", "at 31", ("i3",)), images=12)
+    features(home, benchmark)
+    next((home / "towers").iterdir()).rename(home / "towers/tower-0.npy")
+    world.loaded.clear()
+    features(home, benchmark, "others")
+    assert world.loaded == ["i0", "i1"]
 
 
 def ranked(benchmark: Benchmark, home: Path, text: str, weight: float) -> Answer:
