@@ -118,7 +118,7 @@ def test_browse_filter_search_and_open(seen: Seen, address: str) -> None:
     assert second.locator(".chip", has_text="prompt").inner_text() == "prompt mra_cir/modification"
     page.get_by_role("button", name="next →").click()
     shows(page, "25 to 30 of 30 triplets")
-    assert "page=2" in page.url
+    page.wait_for_url(re.compile("page=2"))  # told to the browser after the cards
 
     page.get_by_role("button", name="Filter", exact=True).click()
     page.get_by_label("Column").click()
@@ -131,6 +131,7 @@ def test_browse_filter_search_and_open(seen: Seen, address: str) -> None:
     assert texts(page) == [
         f"make it {colour} and turn it {turn} times" for colour, turn in (("yellow", 9), ("green", 19), ("white", 29))
     ]
+    page.wait_for_url(re.compile("q=%229"))
     again = page.url
     page.goto(again)  # a link opens the same
     shows(page, "of 3 triplets")
