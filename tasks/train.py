@@ -211,14 +211,16 @@ def train(
 
     The base checkpoint is the one that `tokens` were made with, or that `embedder` chose. With `started`, an earlier
     training, each seed goes on from its checkpoint there. A frozen vision tower runs once over the images, for all
-    trainings. The
-    checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out references, the one
-    that it began with included. A killed run continues from its last saved state, with the same steps. With
-    `resources.processes` as many share every batch, one for each GPU, and the steps are those of one process.
+    trainings. The checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out
+    references, the one that it began with included. A killed run continues from its last saved state, with the same
+    steps. With `resources.processes` as many share every batch, one for each GPU, and the steps are those of one
+    process.
 
     Raises:
         ValueError: if triplets and images do not belong together, hard negatives are wanted and there are none, a batch
-            cannot be shared evenly, or the loss is not finite: the message names the triplets of the batch.
+            cannot be shared evenly, or the loss or its gradient is not finite: the message names the batch's triplets.
+        OSError, MemoryError: before the first step, if the disk has no room for the checkpoints, or the memory none for
+            a batch.
     """
     from tasks.cards import Origin
     from tasks.seed_run import history_file, summary  # torch takes seconds to import
