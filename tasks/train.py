@@ -374,7 +374,9 @@ def _require_disk(out: Path, encoder: TrainableEncoder, seeds: int) -> None:
     """Ask for the room of two checkpoints a seed and of one state: trained weights, the best, AdamW's two moments."""
     written = sum(weight.nbytes for weight in encoder.parameters())
     trained = sum(weight.nbytes for _, weight in encoder.trainable())
-    require_disk(out, 2 * seeds * written + 4 * trained, f"the checkpoints of {seeds} seeds and what a restart needs")
+    require_disk(
+        out, 2 * seeds * written + 4 * trained, f"training (two checkpoints of each of {seeds} seeds, a saved state)"
+    )
 
 
 def train_seeds(

@@ -360,6 +360,25 @@ def test_the_facts_hold_the_resolved_dtype(artifacts: dict[str, Artifact]) -> No
     assert train_facts(TrainConfig(), **artifacts)["dtype"] in ("float32", "bfloat16")
 
 
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_any_step(
+    tmp_path: Path, artifacts: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    asked: list[tuple[Path, int]] = []
+
+    def full(folder: Path, size: int, what: str) -> None:
+        asked.append((folder, size))
+        raise OSError(f"{what} needs more")
+
+    monkeypatch.setattr("tasks.train.require_disk", full)
+    with pytest.raises(OSError, match=r"training \(two checkpoints of each of 2 seeds, a saved state\) needs more"):
+        run(out, artifacts)
+    checkpoint = Path(artifacts["tokens"].manifest["config"]["checkpoint"])
+    assert asked[0][0] == out
+    assert asked[0][1] > 4 * (checkpoint / "model.safetensors").stat().st_size
+    assert not (out / "seed-0").exists()
+
+
 def test_vision_features_beyond_the_budget_are_computed_at_every_step(
     tmp_path: Path, straight: tuple[Path, Counts], artifacts: dict[str, Artifact], caplog: pytest.LogCaptureFixture
 ) -> None:
