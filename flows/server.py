@@ -128,6 +128,7 @@ def settle_environment() -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what a user has to know is said by the command itself
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # an event that came too late for its server, for one
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(_PATIENCE_SECONDS),
