@@ -123,11 +123,18 @@ def _stored_run(recipe: Recipe[Any], config: StageConfig, until: str | None) -> 
 
 
 def _quietly(recipe: Recipe[Any], config: StageConfig, rerun: Sequence[str], until: str | None) -> str:
+    import httpx
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     # The heartbeat's thread would hold up the end of every flow by a second; the run's lock tells who is alive.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return recipe.flow(config=config, rerun=list(rerun), until=until)
+        try:
+            return recipe.flow(config=config, rerun=list(rerun), until=until)
+        except httpx.TransportError as error:  # Prefect's own: an error of a stage's is in a RunError
+            raise ServerError(
+                f"Prefect's server was lost during the run ({str(error) or type(error).__name__}). What was finished is"
+                " in the store: run the same command again"
+            ) from error
 
 
 @contextmanager

@@ -75,11 +75,18 @@ class LocalServer:
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 with urllib.request.urlopen(f"{self._url}/health", timeout=10):
-                    return
+                    break
             except (urllib.error.URLError, TimeoutError, ConnectionError):
                 time.sleep(0.1)
+        else:
+            raise self._failed()
+        assert self._listener is not None
+        self._listener.close()  # the server has its own copy; with this one a dead server would be waited for
+
+    def _failed(self) -> ServerError:
+        assert self._process is not None
         state = "ended" if self._process.poll() is not None else f"did not answer within {_PATIENCE_SECONDS} s"
-        raise ServerError(
+        return ServerError(
             f"the Prefect server that this command started {state}; {self._log} says why. A server of your own is used"
             " instead if PREFECT_API_URL names it (docs/operate.md)"
         )

@@ -3,12 +3,17 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,7 +22,7 @@ from flows.__main__ import app, before_all
 from flows.execute import checked, execute_recipe
 from flows.overrides import ConfigError
 from flows.recipe import load_recipe, recipe_names
-from flows.server import settle_environment
+from flows.server import LocalServer, local_server, settle_environment
 from tasks.runs import load_run, recorded_runs
 from tests.flows.runs import run_toy
 from tests.flows.toy import RECIPE
@@ -171,6 +176,57 @@ def test_a_server_that_does_not_start_is_said_in_a_line(
         f"error: the Prefect server that this command started ended; {log} says why. A server of your own is used"
     )
     assert log.is_file()
+
+
+# Answers on the open socket that it is given, as flows.server does, and starts at once.
+SMALL_SERVER = """
+import http.server, socket, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 0), Answer, bind_and_activate=False)
+server.socket = socket.socket(fileno=int(sys.argv[-2]))
+server.serve_forever()
+"""
+
+
+def test_a_server_that_died_refuses_and_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    (tmp_path / "server.py").write_text(SMALL_SERVER)
+    starter = tmp_path / "python"
+    starter.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/server.py" "$@"\n')
+    starter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(starter))
+    with local_server() as server:
+        server.wait()
+        address = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"])
+        assert server._process is not None
+        with socket.create_connection((address.hostname, address.port), timeout=30):
+            pass
+        server._process.kill()
+        server._process.wait()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address.hostname, address.port), timeout=30)
+
+
+def test_a_server_lost_during_a_run_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(**arguments: object) -> str:
+        raise httpx.ConnectError("[Errno 111] Connection refused")  # as Prefect does when it reports the flow's end
+
+    monkeypatch.setattr("flows.execute.local_server", lambda: nullcontext(LocalServer(None, "", Path("server.log"))))
+    monkeypatch.setattr("flows.server._ask_users_server", lambda: None)
+    with pytest.raises(typer.Exit) as info:
+        execute_recipe(lambda: replace(RECIPE, flow=lost), [], [], None)
+    assert info.value.exit_code == 1
+    assert capsys.readouterr().err == (
+        "error: Prefect's server was lost during the run ([Errno 111] Connection refused). What was finished is in the"
+        " store: run the same command again\n"
+    )
 
 
 def test_all_mistakes_are_found_together() -> None:
