@@ -80,9 +80,9 @@ def run(way: str, batch: int, tokens: int, dim: int, repeats: int) -> dict[str, 
 def gradient_errors(batch: int, tokens: int, dim: int) -> dict[str, float]:
     """Largest relative norm of the difference between our gradients and others', over query and target.
 
-    Two equal maxima in float32, of which random inputs have about one in two million, are where ways that are all
-    right differ: `amax` shares the gradient out between them, `max` and ours give it to the first. One such tie is
-    about 1e-5 in relative norm. So the error is given against either.
+    Where two maxima are equal in float32, about one in two million of random inputs, ways that are all right differ:
+    `amax` and ours share the gradient out between them, `max` gives it to the first. One such tie is about 1e-5 in
+    relative norm. So the error is given against either.
     """
     leaves = inputs(batch, tokens, dim)
     found = torch.autograd.grad(ours(*leaves), leaves)

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 TILE_COSINES = 2**21
 """Cosines held at once, 8 MB in float32; a tile is never smaller than one query and one target."""
+TIED = 64
+"""One maximum in so many may be tied for the ties to be kept; see `mean_of_max`."""
 
 
 def info_nce(
@@ -76,8 +78,9 @@ def mean_of_max(
     """s(query i, target j) of all pairs, differentiable; what is kept for the gradient is one index per query token
     and target: B x N x T bytes while S <= 256.
 
-    The gradient is exact. Where several target tokens tie, the first takes it all, which is a subgradient as good as
-    an even share (`amax`'s).
+    The gradient is exact. Where several target tokens tie, they share it evenly, as in `amax`: float32 makes about one
+    maximum in two million of random tokens such a case. Where more than one in `TIED` maxima of a tile are tied, as
+    between collapsed tokens, the first takes it all: a subgradient as good, and one that needs no memory.
 
     Args:
         query: (B, T, D), L2-normalised by the caller.
@@ -115,6 +118,7 @@ class _MeanOfMax(torch.autograd.Function):
         share = _shares(query, query_mask, kind)
         scores = torch.empty(b, n, dtype=kind, device=query.device)
         winners = torch.empty(n, t, b, dtype=_index_type(s), device=query.device)
+        ties: list[tuple[Tensor, Tensor]] = []
         across = max(1, min(b, 2048 // t))
         down = max(1, min(n, TILE_COSINES // (across * t * s)))
         with torch.autocast(query.device.type, enabled=False):
@@ -131,17 +135,61 @@ class _MeanOfMax(torch.autograd.Function):
                     winners[block, :, some] = places.view(len(best), t, -1).to(winners.dtype)
                     terms = best.view(len(best), t, -1) * share[some].T
                     scores[some, block] = terms.sum(dim=1).T
-        ctx.save_for_backward(query, target, share, winners)
+                    ties += _ties(grid, best, places, share[some], top, left)
+        between = [torch.cat(parts) for parts in zip(*ties, strict=True)]
+        ctx.save_for_backward(query, target, share, winners, *between)
         return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        query, target, share, winners = ctx.saved_tensors
+        query, target, share, winners, *between = ctx.saved_tensors
         add = _by_bags if query.device.type == "cpu" else _by_matrices
         with torch.autocast(query.device.type, enabled=False):
-            to_query, to_target = add(query.to(share.dtype), target.to(share.dtype), share, winners, gradient)
+            wide = query.to(share.dtype), target.to(share.dtype)
+            to_query, to_target = add(*wide, share, winners, gradient)
+            if between:
+                _share_ties(to_query, to_target, *wide, share, gradient, *between)
         return to_query.to(query.dtype), to_target.to(target.dtype), None, None
+
+
+def _ties(
+    grid: Tensor, best: Tensor, places: Tensor, share: Tensor, top: int, left: int
+) -> list[tuple[Tensor, Tensor]]:
+    """The target tokens that tie for a maximum of a tile, at most one such set.
+
+    Args:
+        grid: (g, S, T q) cosines.
+        best: (g, T q) their maxima, `places` where the first of each is.
+        share: (q, T) weights; the maxima of tokens that do not count are of no interest.
+        top, left: the first target and the first query of the tile.
+
+    Returns:
+        (K, 4) target, its token, query, its token; and (K,) what to add to the share of that target token in the
+        gradient, where the first of those that tie was given all.
+    """
+    equal = grid == best.unsqueeze(1)
+    if int(equal.count_nonzero()) <= best.numel():
+        return []
+    counts = equal.sum(dim=1)
+    tied = (counts > 1) & (share.T.flatten() > 0)
+    if not bool(tied.any()) or int(tied.count_nonzero()) * TIED > tied.numel():
+        return []
+    image, token, column = (equal & tied.unsqueeze(1)).nonzero().unbind(1)
+    surplus = 1 / counts[image, column].to(share.dtype) - (places[image, column] == token).to(share.dtype)
+    count = len(share)
+    return [(torch.stack([image + top, token, column % count + left, column // count], dim=1), surplus)]
+
+
+def _share_ties(
+    to_query: Tensor, to_target: Tensor, query: Tensor, target: Tensor, share: Tensor, gradient: Tensor,
+    places: Tensor, surplus: Tensor,
+) -> None:  # fmt: skip
+    """Spread over the target tokens that tie what the first of them was given, in both gradients."""
+    n, s, b, t = places.unbind(1)
+    weights = (gradient[b, n] * share[b, t] * surplus).unsqueeze(-1)
+    to_query.index_put_((b, t), weights * target[n, s], accumulate=True)
+    to_target.index_put_((n, s), weights * query[b, t], accumulate=True)
 
 
 def _by_bags(query: Tensor, target: Tensor, share: Tensor, winners: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,25 @@ def test_gradients_pass_the_numerical_check() -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_ties_give_one_winner_the_whole_gradient() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_ties_share_the_gradient_as_in_amax(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
+    monkeypatch.setattr(losses, "TIED", 1)
+    # Small whole numbers, of whose products no sum is rounded: equal is equal in whatever order it is computed.
+    generator = torch.Generator().manual_seed(0)
+    query, target = (torch.randint(-2, 3, (n, t, 3), generator=generator).double() for n, t in ((5, 4), (6, 5)))
+    masks = (_mask(5, 4, 2), torch.ones(6, 5, dtype=torch.bool)) if masked else (None, None)
+    weights = torch.randn(5, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    found = _gradients(lambda q, k: (mean_of_max(q, k, *masks) * weights).sum(), query, target)[1]
+    right = _gradients(lambda q, k: (_plain(q, k, *masks) * weights).sum(), query, target)[1]
+    for gradient, wanted in zip(found, right, strict=True):
+        assert _relative(gradient, wanted) < 1e-12
+    monkeypatch.setattr(losses, "TIED", 10**9)
+    unshared = _gradients(lambda q, k: (mean_of_max(q, k, *masks) * weights).sum(), query, target)[1]
+    assert _relative(unshared[1], right[1]) > 0.01, "no tie was there to be shared"
+
+
+@pytest.mark.usefixtures("way")
+def test_where_most_maxima_are_tied_one_winner_takes_the_whole_gradient() -> None:
     query = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
     _, (to_query, to_target) = _gradients(lambda q, k: mean_of_max(q, k).diagonal().sum(), query, target)
