@@ -27,6 +27,9 @@ class Resources(StageConfig):
     chunk: PositiveInt = Field(512, description="images, or requests without any, handed to the generator at once")
     gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
     processes: PositiveInt = Field(1, description="processes that train together, one for each GPU")
+    seeds_at_once: PositiveInt | None = Field(
+        None, description="seeds trained side by side on a CPU; None: as many as cores and memory allow"
+    )
     sharded: bool = Field(False, description="these processes also share an MLLM's weights (FSDP), each holding a part")
     feature_gb: NonNegativeFloat = Field(
         200.0, description="disk for vision features while training; needing more, each step computes its own"

@@ -25,7 +25,6 @@ from models.terms import Similarity, Term
 from tasks.auto import training_dtype
 from tasks.encode import refuse_half_on_cpu
 from tasks.features import Features, FreshFeatures, Picture, Pixels, compute, pictures
-from tasks.room import require_batch, require_disk
 from tasks.runs import say
 from tasks.stage import NO_FACTS, stage
 from tasks.store import home
@@ -214,7 +213,7 @@ def train(
     trainings. The checkpoint of a seed is the step with the highest mean of recall@1 and recall@10 on held-out
     references, the one that it began with included. A killed run continues from its last saved state, with the same
     steps. With `resources.processes` as many share every batch, one for each GPU, and the steps are those of one
-    process.
+    process. On a CPU the seeds are trained side by side, see `tasks.train_room.room_for`.
 
     Raises:
         ValueError: if triplets and images do not belong together, hard negatives are wanted and there are none, a batch
@@ -224,7 +223,8 @@ def train(
     """
     from tasks.cards import Origin
     from tasks.seed_run import history_file, summary  # torch takes seconds to import
-    from tasks.train_together import train_together
+    from tasks.train_room import room_for
+    from tasks.train_together import Job, train_apart, train_together
 
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
     known = pictures(images)
@@ -243,13 +243,17 @@ def train(
             str(tokens.manifest["config"]["checkpoint"]), digest, inputs, len(split.training),
             len(split.validation), str(facts["dtype"]),
         )  # fmt: skip
-        start = seed_starts(config, split, images, tokens, started, resources)
-        if resources.processes > 1:
-            for seed in config.seeds if started is not None else config.seeds[:1]:
-                start(seed)  # its tower's features are then on disk for all processes
-            train_together(out, config, triplets, images, tokens, started, origin, split.groups, resources)
-        else:
-            train_seeds(out, config, start, split.groups, origin)
+        todo = unfinished(out, config)
+        if todo:
+            start = seed_starts(config, split, images, tokens, started, resources)
+            count = room_for(out, config, *start(todo[0]), origin.dtype, len(todo), resources)
+            if count == resources.processes == 1:
+                train_seeds(out, config, start, split.groups, origin, todo)
+            else:
+                for seed in todo[1:] if started is not None else ():
+                    start(seed)  # its tower's features are then on disk, as the first's, for all processes
+                job = Job(out, config, triplets, images, tokens, started, origin, resources, tuple(todo))
+                train_apart(job, split.groups, count) if count > 1 else train_together(job, split.groups)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
@@ -351,32 +355,9 @@ def vision_features(
     return features
 
 
-def _require_memory(config: TrainConfig, encoder: TrainableEncoder, examples: "Examples", dtype: str) -> None:
-    """Refuse a batch that the memory cannot hold, as found by two rows of it. A GPU that is full says so itself."""
-    import torch
-
-    from models.footprint import saved_bytes
-    from models.training import rows_of_step
-
-    _, first = rows_of_step(0, examples.split.groups, config.batch_size, 0)
-    rows = min(config.cached_rows or len(first), len(first))
-    if encoder.device.type != "cpu" or rows < 2:
-        return
-    two, loss = examples.batch(first[:2]), config.objective()
-    encoder.train()
-    with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-        each = saved_bytes(lambda number: loss.encode(encoder, two.part(slice(number))))
-    held = [tensor.nbytes // 2 for tensor in (two.reference, two.target, two.negatives) if tensor is not None]
-    require_batch(rows, each + sum(held), "triplets", "train.cached_rows")
-
-
-def _require_disk(out: Path, encoder: TrainableEncoder, seeds: int) -> None:
-    """Ask for the room of two checkpoints a seed and of one state: trained weights, the best, AdamW's two moments."""
-    written = sum(weight.nbytes for weight in encoder.parameters())
-    trained = sum(weight.nbytes for _, weight in encoder.trainable())
-    require_disk(
-        out, 2 * seeds * written + 4 * trained, f"training (two checkpoints of each of {seeds} seeds, a saved state)"
-    )
+def unfinished(out: Path, config: TrainConfig) -> list[int]:
+    """The seeds that have no checkpoint yet."""
+    return [seed for seed in config.seeds if not (out / f"seed-{seed}").exists()]
 
 
 def train_seeds(
@@ -385,22 +366,17 @@ def train_seeds(
     start: "Start",
     groups: Sequence[int],
     origin: "Origin",
+    todo: Sequence[int],
     processes: "Processes | None" = None,
 ) -> None:
-    """Train every seed that has no checkpoint yet; `groups` are those of the split."""
+    """Train the seeds of `todo` one after the other; `groups` are those of the split."""
     import torch
 
     from models.gradients import Processes
     from tasks.seed_run import SeedRun, total_steps
 
-    processes = processes or Processes()
-    steps = total_steps(config, groups)
-    todo = processes.agree(lambda: [seed for seed in config.seeds if not (out / f"seed-{seed}").exists()])
-    finished = len(config.seeds) - len(todo)
+    steps, finished = total_steps(config, groups), len(config.seeds) - len(todo)
     with progress(steps * len(config.seeds), "steps", steps * finished) as advance, torch.random.fork_rng():
         for seed in todo:
             encoder, examples = start(seed)
-            if seed == todo[0]:
-                _require_memory(config, encoder, examples, origin.dtype)
-                _require_disk(out, encoder, len(todo))
-            SeedRun(out, config, seed, encoder, examples, origin, processes).finish(advance)
+            SeedRun(out, config, seed, encoder, examples, origin, processes or Processes()).finish(advance)

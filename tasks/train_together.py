@@ -1,11 +1,12 @@
-"""Several processes on this machine that train one network, each with its share of every batch."""
+"""Several processes on this machine that train: one network, each with its share of every batch, or each its own."""
 
+import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import multiprocessing
@@ -22,45 +23,62 @@ from tasks.train import TrainConfig, seed_starts, split_of, train_seeds
 
 # How often the processes are looked after, in seconds.
 LOOK = 0.5
+# What one of them refuses, all of them refuse, in these words.
+REFUSALS = (ValueError, OSError, MemoryError)
 
 
-def train_together(
-    out: Path,
-    config: TrainConfig,
-    triplets: Artifact,
-    images: Artifact,
-    tokens: Artifact,
-    started: Artifact | None,
-    origin: Origin,
-    groups: Sequence[int],
-    resources: Resources,
-) -> None:
+class Job(NamedTuple):
+    """A training, as it is handed to its processes; `todo` are the seeds that have no checkpoint yet."""
+
+    out: Path
+    config: TrainConfig
+    triplets: Artifact
+    images: Artifact
+    tokens: Artifact
+    started: Artifact | None
+    origin: Origin
+    resources: Resources
+    todo: tuple[int, ...]
+
+
+def train_together(job: Job, groups: Sequence[int]) -> None:
     """Train all seeds with `resources.processes` processes; they see each other as those of torchrun do.
 
     The processes end when this one does, whatever ends it. What `groups` (of the split) are shared unevenly is refused.
 
     Raises:
-        ValueError: what one of them refused; the others are stopped.
+        ValueError, OSError, MemoryError: what one of them refused; the others are stopped.
         RuntimeError: if there are not so many GPUs, or a process died.
     """
-    count = resources.processes
-    cpu = resources.device == "cpu" or not torch.cuda.is_available()
+    count = job.resources.processes
+    cpu = job.resources.device == "cpu" or not torch.cuda.is_available()
     if not cpu and torch.cuda.device_count() < count:
         raise RuntimeError(
             f"resources.processes is {count}, but torch sees {torch.cuda.device_count()} GPUs: each process needs one"
         )
-    for rows in (min(config.batch_size, size) for size in groups):
+    for rows in (min(job.config.batch_size, size) for size in groups):
         if rows % count:
             raise ValueError(
                 f"a batch of {rows} triplets cannot be shared evenly by {count} processes; change batch_size"
             )
-    news = multiprocessing.get_context("spawn").SimpleQueue()
-    inputs = (out, config, triplets, images, tokens, started, origin, resources)
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    running = start_processes(_work, (shared, cpu, inputs, news), count, join=False)  # type: ignore[no-untyped-call]
-    steps = total_steps(config, groups)
-    finished = sum((out / f"seed-{seed}").exists() for seed in config.seeds)
-    with progress(steps * len(config.seeds), "steps", steps * finished) as advance:
+    _run(_share_batches, (shared, cpu), count, job, groups)
+
+
+def train_apart(job: Job, groups: Sequence[int], count: int) -> None:
+    """Train the seeds in `count` processes, which share nothing but the processor; errors as of `train_together`.
+
+    Each computes with as many threads as there are cores for it: the numbers are those of that many threads.
+    """
+    _run(_train_own, (count, max(1, torch.get_num_threads() // count)), count, job, groups)
+
+
+def _run(work: Callable[..., None], settings: tuple[Any, ...], count: int, job: Job, groups: Sequence[int]) -> None:
+    """Start processes, show their steps, and end with them."""
+    news = multiprocessing.get_context("spawn").SimpleQueue()
+    running = start_processes(work, (*settings, job, news), count, join=False)  # type: ignore[no-untyped-call]
+    steps, seeds = total_steps(job.config, groups), len(job.config.seeds)
+    with progress(steps * seeds, "steps", steps * (seeds - len(job.todo))) as advance:
         try:
             while not running.join(timeout=LOOK):
                 _hear(news, advance)
@@ -75,39 +93,57 @@ def train_together(
 
 def _hear(news: Any, advance: Any) -> None:
     while not news.empty():
-        kind, value = news.get()
-        if kind == "refused":
-            raise ValueError(value)
-        advance(value)
+        told = news.get()
+        if isinstance(told, Exception):
+            raise told
+        advance(told)
 
 
 class _Teller:
-    """Passes the first process's steps on to the one that shows them."""
+    """Passes steps on to the process that shows them."""
 
     def __init__(self, news: Any) -> None:
         self._news = news
 
     @contextmanager
     def phase(self, total: int | None, unit: str, done: int) -> Iterator[Any]:
-        yield (lambda units: self._news.put(("steps", units))) if unit == "steps" else lambda units: None
+        yield self._news.put if unit == "steps" else lambda units: None
 
 
-def _work(rank: int, shared: dict[str, str], cpu: bool, inputs: tuple[Any, ...], news: Any) -> None:
+@contextmanager
+def _telling(news: Any, steps: bool) -> Iterator[None]:
+    """Pass on what is refused, and steps if this process is to count them."""
+    logging.disable(logging.WARNING)  # the process that started this one has warned already
+    try:
+        with reporting_to(_Teller(news) if steps else None):
+            yield
+    except REFUSALS as error:
+        plain = type(error).__module__ == "builtins"  # others may not survive the way to another process
+        news.put(error if plain else ValueError(str(error)))
+        raise
+
+
+def _train(job: Job, todo: Sequence[int], processes: Processes) -> None:
+    split = split_of(job.config, job.triplets, pictures(job.images))
+    start = seed_starts(job.config, split, job.images, job.tokens, job.started, job.resources)
+    train_seeds(job.out, job.config, start, split.groups, job.origin, todo, processes)
+
+
+def _share_batches(rank: int, shared: dict[str, str], cpu: bool, job: Job, news: Any) -> None:
     """One process: its share of every batch of every seed."""
-    out, config, triplets, images, tokens, started, origin, resources = inputs
     os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=shared["WORLD_SIZE"])
     if not cpu:
         torch.cuda.set_device(rank)
-    processes = Processes(cpu, resources.sharded)
-    try:
-        split = split_of(config, triplets, pictures(images))
-        with reporting_to(_Teller(news) if rank == 0 else None):
-            start = seed_starts(config, split, images, tokens, started, resources)
-            train_seeds(out, config, start, split.groups, origin, processes)
-    except ValueError as error:
-        news.put(("refused", str(error)))
-        raise
+    with _telling(news, steps=rank == 0):
+        _train(job, job.todo, Processes(cpu, job.resources.sharded))
     torch.distributed.destroy_process_group()
+
+
+def _train_own(rank: int, count: int, threads: int, job: Job, news: Any) -> None:
+    """One process: every step of its share of the seeds."""
+    torch.set_num_threads(threads)
+    with _telling(news, steps=True):
+        _train(job, job.todo[rank::count], Processes())
 
 
 def _free_port() -> int:

@@ -370,7 +370,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_any_step(
         asked.append((folder, size))
         raise OSError(f"{what} needs more")
 
-    monkeypatch.setattr("tasks.train.require_disk", full)
+    monkeypatch.setattr("tasks.train_room.require_disk", full)
     with pytest.raises(OSError, match=r"training \(two checkpoints of each of 2 seeds, a saved state\) needs more"):
         run(out, artifacts)
     checkpoint = Path(artifacts["tokens"].manifest["config"]["checkpoint"])
@@ -428,7 +428,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_first_step(
 ) -> None:
     monkeypatch.setattr("tasks.room.available_memory", lambda: None)
     asked: list[int] = []
-    monkeypatch.setattr("tasks.train.require_batch", lambda rows, each, what, setting: asked.append(each))
+    monkeypatch.setattr("tasks.train_room.require_batch", lambda rows, each, what, setting: asked.append(each))
     run(tmp_path / "measured", artifacts, seeds=(0,), epochs=1)
     monkeypatch.undo()
     monkeypatch.setattr("tasks.features.require_batch", lambda *given: None)

@@ -1,24 +1,50 @@
-"""Two processes that train one network: the history of one process, and one's refusal told by name."""
+"""Several processes that train one network, or each its own: the history of one process, and one's refusal by name."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+import tasks.train_room
 from data.artifact import Artifact, read_table
-from data.config import Resources
+from data.progress import reporting_to
 from models.objectives import Batch
 from models.training import Trainer
 from tasks.embedder import Instruct, Lora
-from tasks.train import HISTORY, TrainConfig, train, train_facts
+from tasks.features import pictures
+from tasks.train import HISTORY, TrainConfig, seed_starts, split_of, train, train_facts
+from tasks.train_room import room_for
 from tests.models.tiny_llava import tiny_llava_folder
 from tests.models.together import assert_equal
-from tests.tasks.test_train import inputs
+from tests.tasks.test_train import RESOURCES, inputs
 
 SETTINGS: dict[str, Any] = {
     "seeds": (0,), "epochs": 1, "batch_size": 22, "learning_rate": 3e-3, "dtype": "float32", "cached_rows": 11,
 }  # fmt: skip
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums round differently on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Steps:
+    """A reporter that keeps what it is told of steps."""
+
+    def __init__(self, told: list[int]) -> None:
+        self._told = told
+
+    @contextmanager
+    def phase(self, total: int | None, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+        yield self._told.append if unit == "steps" else lambda units: None
 
 
 def run(out: Path, artifacts: dict[str, Artifact], processes: int, sharded: bool = False, **changes: Any) -> Path:
@@ -26,9 +52,15 @@ def run(out: Path, artifacts: dict[str, Artifact], processes: int, sharded: bool
 
 
 def train_as(
-    config: TrainConfig, out: Path, artifacts: dict[str, Artifact], processes: int, sharded: bool = False
+    config: TrainConfig,
+    out: Path,
+    artifacts: dict[str, Artifact],
+    processes: int,
+    sharded: bool = False,
+    at_once: int | None = None,
 ) -> Path:
-    resources = Resources(batch_size=8, workers=1, device="cpu", processes=processes, sharded=sharded)
+    settings: dict[str, Any] = {"processes": processes, "sharded": sharded, "seeds_at_once": at_once}
+    resources = RESOURCES.model_copy(update=settings)
     out.mkdir(parents=True, exist_ok=True)
     train.fn(out, config, **artifacts, facts=train_facts(config, **artifacts), resources=resources)
     return out
@@ -75,6 +107,57 @@ def test_processes_that_share_an_mllm_go_on_from_where_one_was_stopped(
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], abs=1e-4), name
     whole, parts = (load_file(folder / "seed-0" / "model.safetensors") for folder in (alone, out))
     assert_equal(parts, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_seeds_side_by_side_are_those_that_were_trained_one_by_one(tmp_path: Path) -> None:
+    artifacts = inputs(tmp_path)
+    config = TrainConfig(**(SETTINGS | {"seeds": (0, 1, 2), "cached_rows": None, "dropout": 0.2}))
+    apart, one_by_one = tmp_path / "apart", tmp_path / "one_by_one"
+    told: list[int] = []
+    with reporting_to(Steps(told)):
+        train_as(config, apart, artifacts, 1, at_once=2)
+    train_as(config, one_by_one, artifacts, 1, at_once=1)
+    assert sum(told) == 3 * 2
+    assert sorted(path.name for path in apart.iterdir()) == sorted(path.name for path in one_by_one.iterdir())
+    assert read_table(apart / "history.parquet", HISTORY).equals(read_table(one_by_one / "history.parquet", HISTORY))
+    for seed in config.seeds:
+        found, wanted = (load_file(out / f"seed-{seed}" / "model.safetensors") for out in (apart, one_by_one))
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_what_one_seed_refuses_stops_all_and_keeps_its_words(tmp_path: Path) -> None:
+    artifacts = inputs(tmp_path)
+    changes = {"seeds": (0, 1), "learning_rate": 1e30, "warmup": 0.0, "epochs": 9}
+    with pytest.raises(ValueError, match=r"seed [01], step \d+: .*Try a lower learning_rate"):
+        train_as(TrainConfig(**(SETTINGS | changes)), tmp_path / "out", artifacts, 1, at_once=2)
+
+
+def test_as_many_seeds_at_once_as_cores_and_memory_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = inputs(tmp_path)
+    config = TrainConfig(**(SETTINGS | {"seeds": (0, 1, 2), "epochs": 20}))  # 120 steps
+    begun = seed_starts(
+        config, split_of(config, artifacts["triplets"], pictures(artifacts["images"])), artifacts["images"],
+        artifacts["tokens"], None, RESOURCES,
+    )(0)  # fmt: skip
+
+    def count(seeds: int = 3, settings: TrainConfig = config, **resources: Any) -> int:
+        return room_for(tmp_path, settings, *begun, "float32", seeds, RESOURCES.model_copy(update=resources))
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert count() == 3
+    assert count(seeds=9) == 4
+    assert count(seeds_at_once=2) == 2
+    assert count(processes=2) == 1
+    assert count(settings=config.model_copy(update={"epochs": 2})) == 1, "12 steps are not worth a process"
+    monkeypatch.setattr(tasks.train_room, "available_memory", lambda: 2 * 10**9 + 10**8)
+    assert count() == 2
+    monkeypatch.setattr(tasks.train_room, "available_memory", lambda: 10**6)
+    assert count() == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert count(seeds_at_once=None) == 1
 
 
 def test_shares_must_be_even(tmp_path: Path) -> None:
