@@ -22,7 +22,12 @@ VALIDATION_BATCH = 64
 
 
 class Examples:
-    """The triplets of a split as batches of features."""
+    """The triplets of a split as batches of features.
+
+    Attributes:
+        split: whose triplets.
+        read: the tokens of texts, where they are not the trained network's.
+    """
 
     def __init__(
         self,
@@ -31,19 +36,18 @@ class Examples:
         pictures: Sequence[Picture],
         device: torch.device,
         loss: RetrievalLoss | None = None,
-        read: Callable[[Sequence[str]], Tensor] | None = None,
+        read: "TextTokens | None" = None,
     ) -> None:
         """Take the vision features of all the split's images, looked up by the images' bytes.
 
-        `loss` says how texts are read and tokens compared; without it, as `RetrievalLoss` does by default. `read` gives
-        the tokens of texts where they are not the trained network's.
+        `loss` says how texts are read and tokens compared; without it, as `RetrievalLoss` does by default.
         """
         self.split = split
         self._features = features
         self._keys = {picture.image_id: picture.sha256 for picture in pictures}
         self._device = device
         self._loss = loss or RetrievalLoss()
-        self._read = read
+        self.read = read
 
     def vision(self, image_ids: Sequence[str]) -> Tensor:
         """(B, P, W) float32 features of the vision tower, or pixels where it is trained."""
@@ -83,7 +87,7 @@ class Examples:
         return Batch(
             reference=self.vision([triplet.reference_id for triplet in own]),
             modifications=[triplet.modification for triplet in own],
-            read=self._read,
+            read=self.read,
             **parts,  # type: ignore[arg-type]
         )
 
@@ -128,8 +132,8 @@ class Examples:
         return torch.cat([self._laid_out(part.tokens) for part in parts]) if parts else torch.empty(0, 0, 0)
 
     def _texts(self, encoder: Encoder, texts: Sequence[str]) -> Tensor:
-        if self._read is not None:
-            return self._laid_out(self._read(texts))
+        if self.read is not None:
+            return self._laid_out(self.read(texts))
         parts = [encoder.text_tokens(some, self._loss.reading) for some in _parts(texts)]
         return torch.cat([self._laid_out(part.tokens) for part in parts])
 

@@ -47,6 +47,7 @@ class Outcomes:
             """
             PRAGMA journal_mode = OFF;
             PRAGMA synchronous = OFF;
+            PRAGMA cache_size = -512;
             CREATE TABLE outcomes (
                 step TEXT, row_id TEXT, texts TEXT, reason TEXT, raw TEXT, request_id TEXT, again INTEGER,
                 PRIMARY KEY (step, row_id)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from models.gradients import Processes
     from models.objectives import RetrievalLoss
     from tasks.cards import Origin
-    from tasks.examples import Examples
+    from tasks.examples import Examples, TextTokens
     from tasks.splits import Split
 
     Start = Callable[[int], tuple[TrainableEncoder, Examples]]
@@ -246,13 +246,16 @@ def train(
         todo = unfinished(out, config)
         if todo:
             start = seed_starts(config, split, images, tokens, started, resources)
-            count = room_for(out, config, *start(todo[0]), origin.dtype, len(todo), resources)
+            encoder, examples = start(todo[0])
+            count = room_for(out, config, encoder, examples, origin.dtype, len(todo), resources)
+            read = examples.read if started is None else None
+            del encoder, examples
             if count == resources.processes == 1:
                 train_seeds(out, config, start, split.groups, origin, todo)
             else:
                 for seed in todo[1:] if started is not None else ():
                     start(seed)  # its tower's features are then on disk, as the first's, for all processes
-                job = Job(out, config, triplets, images, tokens, started, origin, resources, tuple(todo))
+                job = Job(out, config, triplets, images, tokens, started, origin, resources, tuple(todo), read)
                 train_apart(job, split.groups, count) if count > 1 else train_together(job, split.groups)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
@@ -298,11 +301,13 @@ def seed_starts(
     tokens: Artifact,
     started: Artifact | None,
     resources: Resources,
+    read: "TextTokens | None" = None,
 ) -> "Start":
     """From a seed to what it begins with: the encoder, and the examples as its tower sees them.
 
     All begin with the base checkpoint or, where there was an earlier training, each with its checkpoint of there; a
-    seed that it had not raises a FileNotFoundError.
+    seed that it had not raises a FileNotFoundError. Frozen texts as the base checkpoint reads them are read once, or
+    come as `read`.
     """
     from tasks.examples import Examples, TextTokens
 
@@ -310,10 +315,12 @@ def seed_starts(
     wanted = [row for row in known if row.image_id in split.image_ids]
 
     def start(seed: int) -> tuple[TrainableEncoder, Examples]:
+        nonlocal read
         folder = None if started is None else started.file(f"seed-{seed}")
         encoder = base_encoder(config, tokens, resources, folder)
         features = vision_features(images, wanted, encoder, resources)
-        read = TextTokens(encoder, config.text_reading, split.read_texts) if config.text_targets == "frozen" else None
+        if config.text_targets == "frozen" and (read is None or started is not None):
+            read = TextTokens(encoder, config.text_reading, split.read_texts)
         return encoder, Examples(split, features, known, encoder.device, config.objective(), read)
 
     return start

@@ -17,6 +17,7 @@ from data.config import Resources
 from data.progress import progress, reporting_to
 from models.gradients import Processes
 from tasks.cards import Origin
+from tasks.examples import TextTokens
 from tasks.features import pictures
 from tasks.seed_run import total_steps
 from tasks.train import TrainConfig, seed_starts, split_of, train_seeds
@@ -28,7 +29,12 @@ REFUSALS = (ValueError, OSError, MemoryError)
 
 
 class Job(NamedTuple):
-    """A training, as it is handed to its processes; `todo` are the seeds that have no checkpoint yet."""
+    """A training, as it is handed to its processes.
+
+    Attributes:
+        todo: the seeds that have no checkpoint yet.
+        read: frozen texts as the base checkpoint reads them, if all seeds begin with that.
+    """
 
     out: Path
     config: TrainConfig
@@ -39,6 +45,7 @@ class Job(NamedTuple):
     origin: Origin
     resources: Resources
     todo: tuple[int, ...]
+    read: TextTokens | None = None
 
 
 def train_together(job: Job, groups: Sequence[int]) -> None:
@@ -125,7 +132,7 @@ def _telling(news: Any, steps: bool) -> Iterator[None]:
 
 def _train(job: Job, todo: Sequence[int], processes: Processes) -> None:
     split = split_of(job.config, job.triplets, pictures(job.images))
-    start = seed_starts(job.config, split, job.images, job.tokens, job.started, job.resources)
+    start = seed_starts(job.config, split, job.images, job.tokens, job.started, job.resources, job.read)
     train_seeds(job.out, job.config, start, split.groups, job.origin, todo, processes)
 
 

@@ -14,13 +14,14 @@ from tasks.asking import Asker
 from tasks.outcomes import Known, Outcomes
 from tasks.plans import Plan, Row
 from tasks.requests import Question
-from tasks.rows import BATCH
 
 Skip = Callable[[int], None]
 """Is told of rows for which nothing is asked."""
 Questions = Callable[[Skip], Iterable[Question]]
 
 _CAPTIONS = "caption"
+# Rows put together at a time; with them are in memory the captions of twice as many images.
+_BATCH = 256
 
 
 @dataclass
@@ -87,7 +88,7 @@ def resolved(plan: Plan, outcomes: Outcomes, upto: int | None = None) -> Iterato
     """All rows of the plan with the answers of the captions and of the first `upto` steps, or of all."""
     steps = range(len(plan.steps) if upto is None else upto)
     rows = plan.rows()
-    while batch := list(islice(rows, BATCH)):
+    while batch := list(islice(rows, _BATCH)):
         images = {image_id for row in batch for image_id in (row.reference_id, row.target_id) if image_id is not None}
         captions = outcomes.find(_CAPTIONS, images) if len(plan.captioned) else {}
         answers = [outcomes.find(str(place), (row.row_id for row in batch)) for place in steps]
