@@ -27,7 +27,9 @@ class EmbedderConfig(StageConfig):
     """The model that becomes an embedder."""
 
     checkpoint: str = Field(
-        "tiny_llava", description=f"a shipped checkpoint, a folder, or a Hugging Face id, of type {', '.join(MLLMS)}"
+        "tiny_llava",
+        description=f"a shipped checkpoint, a folder, or a Hugging Face id, of type {', '.join(MLLMS)}; phi3_v runs"
+        " only with code of its own, which CIRQUE_TRUST_REMOTE_CODE has to allow",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="of the vision tower; auto: float16 where there is a GPU, else float32"
@@ -45,17 +47,22 @@ def embedder(out: Path, config: EmbedderConfig) -> Counts:
 
     Raises:
         ValueError: if it is no model of a type that can embed.
+        PermissionError: if it runs only with code of its own, and the user has not allowed that.
     """
-    from transformers import AutoConfig
+    from models.encoders.remote_code import published_config, trusted_code
 
     located = resolve(config.checkpoint)
-    found = AutoConfig.from_pretrained(located.path_or_id, revision=None if located.local else located.revision)
-    if found.model_type not in MLLMS:
+    revision = None if located.local else located.revision
+    found = published_config(located.path_or_id, revision)
+    kind = found.get("model_type")
+    if kind not in MLLMS:
         raise ValueError(
-            f"checkpoint {config.checkpoint} is of type {found.model_type!r}; an embedder is made of {', '.join(MLLMS)}"
+            f"checkpoint {config.checkpoint} is of type {kind!r}; an embedder is made of {', '.join(MLLMS)}"
         )
-    write_json(out / "embedder.json", {"checkpoint": config.checkpoint, "type": found.model_type})
-    return Counts(read=1, kept=1, written=1, detail={"type": found.model_type})
+    if kind == "phi3_v":  # better now than after hours of the stages between
+        trusted_code(located.path_or_id, revision, found)
+    write_json(out / "embedder.json", {"checkpoint": config.checkpoint, "type": kind})
+    return Counts(read=1, kept=1, written=1, detail={"type": kind})
 
 
 class Lora(StageConfig):

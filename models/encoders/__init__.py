@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # importing this package must not cost seconds of torch: the 
     from PIL import Image
     from torch import Tensor, nn
 
-MLLMS = ("llava", "qwen2_vl", "qwen2_5_vl", "phi4_multimodal")
+MLLMS = ("llava", "qwen2_vl", "qwen2_5_vl", "phi4_multimodal", "phi3_v")
 """Types of multimodal language models that can embed, as their configs name them."""
 TextReading = Literal["cls", "query_ffn", "text_ffn"]
 """How a text is read without an image.
@@ -146,10 +146,10 @@ def load_encoder(
     Raises:
         FileNotFoundError, LookupError: if there is no such checkpoint.
         ValueError: if it is neither a BLIP-2 retrieval model nor an MLLM that embeds, or dtype or device is unknown.
+        PermissionError: if it runs only with code of its own, and the user has not allowed that.
     """
-    from transformers import AutoConfig
-
     from models.checkpoints import resolve
+    from models.encoders.remote_code import published_config
 
     located = resolve(checkpoint)
     revision = None if located.local else located.revision
@@ -157,7 +157,7 @@ def load_encoder(
         "revision": revision, "digest": located.revision, "device": device, "dtype": dtype,
         "max_text_tokens": max_text_tokens,
     }  # fmt: skip
-    if AutoConfig.from_pretrained(located.path_or_id, revision=revision).model_type in MLLMS:
+    if published_config(located.path_or_id, revision).get("model_type") in MLLMS:
         from models.encoders.mllm_load import load_mllm
 
         return load_mllm(located.path_or_id, **settings)
@@ -176,14 +176,12 @@ def load_image_encoder(checkpoint: str, device: str = "auto", dtype: str = "auto
         FileNotFoundError, LookupError: if there is no such checkpoint.
         ValueError: if it is no model of images.
     """
-    from transformers import AutoConfig
-
     from models.checkpoints import resolve
+    from models.encoders.remote_code import published_config
 
     located = resolve(checkpoint)
     revision = None if located.local else located.revision
-    config = AutoConfig.from_pretrained(located.path_or_id, revision=revision)
-    if config.model_type == "blip-2":
+    if published_config(located.path_or_id, revision).get("model_type") == "blip-2":
         return load_encoder(checkpoint, device, dtype)
     from models.encoders.embedding import EmbeddingEncoder
 

@@ -113,7 +113,7 @@ class EmbeddingEncoder(nn.Module):
         place = resolve_device(device)
         with loading():
             model, report = AutoModel.from_pretrained(
-                source, revision=revision, dtype=torch.float32, output_loading_info=True
+                source, revision=revision, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
         pooled, processor = _checked(source, report), _image_processor(source, revision)
         dual = hasattr(model, "get_text_features")

@@ -41,6 +41,8 @@ def write_checkpoint(
         state = {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in state.items()}
     with loading():
         model.save_pretrained(folder, state_dict=state)
+    if hasattr(model, "published_config"):
+        (folder / "config.json").write_text(json.dumps(model.published_config, indent=2) + "\n", encoding="utf-8")
     for reader in readers:
         reader.save_pretrained(folder)
     (folder / SIDE_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -22,7 +22,8 @@ from torch.nn import functional
 from data.keys import digest as digest_of
 from models.encoders import TextReading, TokenSet
 from models.encoders.files import write_checkpoint
-from models.encoders.mllm_families import FAMILIES, Family, Part, Resolution
+from models.encoders.mllm_families import FAMILIES
+from models.encoders.mllm_family import Family, Part, Resolution
 from models.encoders.mllm_lora import add_lora, is_lora, merged_state
 from models.encoders.mllm_text import BARE, Layout, Templates, Turn
 from models.encoders.placement import weights_digest
@@ -74,7 +75,8 @@ class MllmEncoder(nn.Module):
         if resolution not in get_args(Resolution):
             raise ValueError(f"resolution must be fixed or dynamic, got {resolution!r}")
         # Measured on Zen 5: in bfloat16 the CPU's fused attention is slower than plain matrix products.
-        model.set_attn_implementation("eager" if model.device.type == "cpu" else "sdpa")
+        if not model.is_custom_code():  # which chooses its attention when it is loaded
+            model.set_attn_implementation("eager" if model.device.type == "cpu" else "sdpa")
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor

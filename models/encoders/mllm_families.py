@@ -1,6 +1,6 @@
 """How each family of MLLMs sees an image: pixels, the tower's features, and the vectors that the language model reads.
 
-A family is one class here, found by the `model_type` of a checkpoint's config. The tower's features are what a frozen
+A family is one class, found by the `model_type` of a checkpoint's config. The tower's features are what a frozen
 tower computes once per image; the adapter, from there to the language model, runs at every step.
 """
 
@@ -8,48 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.vision_utils import get_vision_window_index
 
 from models.encoders import MLLMS
+from models.encoders.mllm_family import Part, Resolution, dtype_of, plain
+from models.encoders.mllm_phi import Phi3V, Phi4
 
-Resolution = Literal["fixed", "dynamic"]
-Part = Literal["tower", "adapter", "language"]
 # Vectors of an image where the family leaves the choice: 448 x 448 pixels of Qwen's 28 x 28.
 IMAGE_TOKENS = 256
-
-
-class Family(Protocol):
-    """One family around one model.
-
-    Attributes:
-        image_id: number of the token that stands for an image.
-        prefixes: beginnings of the names of weights that belong to each part; what is in none is not used.
-    """
-
-    image_id: int
-    prefixes: ClassVar[dict[Part, tuple[str, ...]]]
-
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """B RGB images, prepared; the shape but for B is the same at every call."""
-        ...
-
-    def tower(self, pixels: Tensor) -> Tensor:
-        """(B, P, W) features before the adapter, of prepared images."""
-        ...
-
-    def adapted(self, vision: Tensor) -> list[Tensor]:
-        """(n, H) vectors of each image, in the place of its token."""
-        ...
-
-    def hidden(self, embeds: Tensor, mask: Tensor, ids: Tensor, vision: Tensor | None) -> Tensor:
-        """(B, L, H) last hidden states of embedded tokens; `vision` of rows with an image."""
-        ...
 
 
 class Llava:
@@ -93,10 +65,10 @@ class Llava:
 
     def adapted(self, vision: Tensor) -> list[Tensor]:
         projector = self._inner.multi_modal_projector
-        return list(projector(vision.to(_dtype(projector))))
+        return list(projector(vision.to(dtype_of(projector))))
 
     def hidden(self, embeds: Tensor, mask: Tensor, ids: Tensor, vision: Tensor | None) -> Tensor:
-        return _plain(self._inner.language_model, embeds, mask)
+        return plain(self._inner.language_model, embeds, mask)
 
 
 class Qwen:
@@ -152,7 +124,7 @@ class Qwen:
     def adapted(self, vision: Tensor) -> list[Tensor]:
         patches, grid = self._unpacked(vision)
         merger = self._inner.visual.merger
-        merged: Tensor = merger(torch.cat(patches).to(_dtype(merger)))
+        merged: Tensor = merger(torch.cat(patches).to(dtype_of(merger)))
         return list(torch.split(merged, (grid.prod(dim=1) // self._merge**2).tolist()))
 
     def hidden(self, embeds: Tensor, mask: Tensor, ids: Tensor, vision: Tensor | None) -> Tensor:
@@ -179,67 +151,7 @@ class Qwen:
         return [row[1 : 1 + int(size.prod())] for row, size in zip(packed, grid, strict=True)], grid
 
 
-class Phi4:
-    """Phi-4-multimodal (`phi4_multimodal`) at fixed resolution: its crop and its overview are the same square."""
-
-    prefixes: ClassVar[dict[Part, tuple[str, ...]]] = {
-        "tower": ("model.embed_tokens_extend.image_embed.img_processor.",),
-        "adapter": (
-            "model.embed_tokens_extend.image_embed.img_projection",
-            "model.embed_tokens_extend.image_embed.global_img",
-            "model.embed_tokens_extend.image_embed.sub_img",
-        ),
-        "language": ("model.layers.", "model.norm.", "model.embed_tokens."),
-    }
-
-    def __init__(self, model: Any, image_processor: Any, resolution: Resolution, image_tokens: int | None) -> None:
-        if resolution == "dynamic" or image_tokens is not None:
-            raise ValueError("phi4_multimodal is read at fixed resolution with its own number of tokens")
-        self._inner = model.model
-        self._means, self._deviations = image_processor.image_mean, image_processor.image_std
-        self._images = model.model.embed_tokens_extend.image_embed
-        self._side = int(model.config.vision_config.image_size)
-        self.image_id = int(model.config.vision_config.image_token_id)
-
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """(B, 3, S, S), squashed to the square."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self._means, self._deviations))
-        squares = [image.resize((self._side, self._side), Image.Resampling.BICUBIC) for image in images]
-        raw = torch.stack([torch.frombuffer(bytearray(one.tobytes()), dtype=torch.uint8) for one in squares])
-        scaled = raw.view(len(squares), self._side, self._side, 3).permute(0, 3, 1, 2).float() / 255
-        return (scaled - mean) / std
-
-    def tower(self, pixels: Tensor) -> Tensor:
-        weight = self._images.img_processor.embeddings.patch_embedding.weight
-        cells = self._side // int(self._inner.config.vision_config.patch_size)
-        seen = torch.ones(len(pixels), cells, cells, dtype=torch.bool, device=weight.device)
-        found: Tensor = self._images.get_img_features(pixels.to(weight), attention_mask=seen)
-        return found
-
-    def adapted(self, vision: Tensor) -> list[Tensor]:
-        images = self._images
-        side = math.isqrt(vision.shape[1])
-        rows = vision.to(_dtype(images.img_projection_up)).view(len(vision), side, side, -1)
-        ends = images.sub_img_feature_extensor.to(rows).expand(len(rows), side, 1, -1)
-        lines = torch.cat([rows, ends], dim=2).flatten(1, 2)
-        between = images.global_img_feature_extensor.to(rows).expand(len(rows), 1, -1)
-        whole = torch.cat([lines, between, lines], dim=1)
-        return list(images.img_projection_down(nn.functional.gelu(images.img_projection_up(whole))))
-
-    def hidden(self, embeds: Tensor, mask: Tensor, ids: Tensor, vision: Tensor | None) -> Tensor:
-        return _plain(self._inner, embeds, mask)
-
-
-FAMILIES: dict[str, type[Llava | Qwen | Phi4]] = dict(zip(MLLMS, (Llava, Qwen, Qwen, Phi4), strict=True))
-
-
-def _plain(language: Any, embeds: Tensor, mask: Tensor) -> Tensor:
-    """A language model with positions in one dimension, which padding does not shift."""
-    places = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-    found: Tensor = language(
-        inputs_embeds=embeds, attention_mask=mask.long(), position_ids=places, use_cache=False
-    ).last_hidden_state
-    return found
+FAMILIES: dict[str, type[Llava | Qwen | Phi4]] = dict(zip(MLLMS, (Llava, Qwen, Qwen, Phi4, Phi3V), strict=True))
 
 
 def _halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
@@ -247,7 +159,3 @@ def _halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
     if width >= height:
         return image.crop((0, 0, (width + 1) // 2, height)), image.crop((width // 2, 0, width, height))
     return image.crop((0, 0, width, (height + 1) // 2)), image.crop((0, height // 2, width, height))
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -18,6 +18,7 @@ from models.encoders.mllm import TEMPERATURE, MllmEncoder
 from models.encoders.mllm_families import FAMILIES
 from models.encoders.mllm_text import BARE, Templates
 from models.encoders.placement import DTYPES, resolve_device, resolve_dtype
+from models.encoders.remote_code import load_remote, published_config
 
 
 def load_mllm(
@@ -36,23 +37,24 @@ def load_mllm(
 
     Raises:
         ValueError: if weights are missing or misshapen, or the model is of no family that can embed.
+        PermissionError: if it runs only with code of its own, and the user has not allowed that.
     """
     place, source = resolve_device(device), str(source)
-    config = AutoConfig.from_pretrained(source, revision=revision)
-    if config.model_type not in FAMILIES:
-        raise ValueError(f"{source} is of type {config.model_type!r}; MLLMs that embed are {', '.join(FAMILIES)}")
-    auto = AutoModelForCausalLM if config.model_type == "phi4_multimodal" else AutoModelForImageTextToText
+    kind = published_config(source, revision).get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(f"{source} is of type {kind!r}; MLLMs that embed are {', '.join(FAMILIES)}")
     numbers = torch.float32 if place.type == "cpu" else "auto"
     with loading():
-        model, report = auto.from_pretrained(source, revision=revision, output_loading_info=True, dtype=numbers)
+        load = load_remote if kind == "phi3_v" else _native
+        model, report, tokenizer, image_processor = load(source, revision, numbers)
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
-        raise ValueError(f"{source} is no whole {config.model_type}: it lacks {len(wrong)} weights, as {wrong[0]}")
+        raise ValueError(f"{source} is no whole {kind}: it lacks {len(wrong)} weights, as {wrong[0]}")
     facts = side_facts(source)
     encoder = MllmEncoder(
         model.to(place),
-        AutoTokenizer.from_pretrained(source, revision=revision),
-        AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil"),
+        tokenizer,
+        image_processor,
         temperature=facts.get("temperature", TEMPERATURE),
         max_text_tokens=max_text_tokens or facts.get("max_text_tokens"),
         templates=Templates(**facts["templates"]) if "templates" in facts else BARE,
@@ -63,3 +65,12 @@ def load_mllm(
     for weight in encoder.weights_of("tower"):
         weight.data = weight.data.to(DTYPES[resolve_dtype(dtype, place)])
     return encoder.to(place).eval()
+
+
+def _native(source: str, revision: str | None, numbers: torch.dtype | str) -> tuple[Any, dict[str, Any], Any, Any]:
+    """A model of transformers' own classes, the report of its loading, its tokenizer and its image processor."""
+    kind = published_config(source, revision)["model_type"]
+    auto = AutoModelForCausalLM if kind == "phi4_multimodal" else AutoModelForImageTextToText
+    model, report = auto.from_pretrained(source, revision=revision, output_loading_info=True, dtype=numbers)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    return model, report, tokenizer, AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.encoders.mllm import MllmEncoder
-from models.encoders.mllm_families import Part
+from models.encoders.mllm_family import Part
 from models.encoders.mllm_text import Templates
 from models.gradients import Processes
 from models.objectives import Batch, RetrievalLoss
