@@ -10,11 +10,10 @@ from torch import Tensor
 
 from models.encoders import load_encoder
 from models.encoders.mllm import MllmEncoder
-from models.encoders.mllm_families import FAMILIES
 from models.encoders.mllm_load import load_mllm
 from models.encoders.mllm_text import BARE, Templates, Turn
 from tests.models.tiny_llava import noise_images, tiny_llava_folder
-from tests.models.tiny_mllms import TEMPLATES, encoder
+from tests.models.tiny_mllms import NATIVE, TEMPLATES, encoder
 
 MODIFICATIONS = ["make it red", "a", "remove the small star on the left and add a large circle", "two"]
 SHAPES = [(96, 96), (200, 60), (70, 190), (30, 30)]
@@ -163,7 +162,7 @@ def test_words_that_look_like_special_tokens_change_nothing() -> None:
         torch.testing.assert_close(found, one.query_tokens(vision, ["make it red"]).tokens)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NATIVE)
 def test_lora_starts_as_nothing_and_is_merged_when_saved(family: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"image_tokens": 9} if family.startswith("qwen") else {}
     one = encoder(family, **settings)

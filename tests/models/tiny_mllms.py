@@ -1,8 +1,12 @@
 """Random MLLMs of every family that can embed, small enough to build and train in a test."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import (
     Phi4MultimodalConfig,
     Phi4MultimodalForCausalLM,
@@ -33,11 +37,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def encoder(family: str, **settings: Any) -> MllmEncoder:
-    """llava, qwen2_vl, qwen2_5_vl or phi4_multimodal, in evaluation mode, float32."""
+    """llava, qwen2_vl, qwen2_5_vl or phi4_multimodal, in evaluation mode, float32; phi3_v comes from a folder."""
     words = tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model, processor = _MAKE[family](words)
+        model, processor = NATIVE[family](words)
         with torch.no_grad():
             for parameter in model.parameters():  # large enough that different inputs give clearly different outputs
                 if parameter.dim() >= 2:
@@ -94,4 +98,47 @@ def _phi4(words: PreTrainedTokenizerFast) -> tuple[Any, Any]:
     return Phi4MultimodalForCausalLM(config), CLIPImageProcessorPil(image_mean=half, image_std=half)
 
 
-_MAKE = {"llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "phi4_multimodal": _phi4}
+NATIVE = {"llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "phi4_multimodal": _phi4}
+
+PHI3_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+def phi3v_folder(folder: Path) -> Path:
+    """A checkpoint of type phi3_v as it is published, with code of its own: tests/models/phi3v_stand_in.py."""
+    from tests.models.phi3v_stand_in import Phi3VConfig, Phi3VForCausalLM
+
+    words = tokenizer()
+    words.add_tokens(["<|image|>", "<|assistant|>"], special_tokens=True)
+    words.chat_template = PHI3_TEMPLATE
+    words.save_pretrained(folder)
+    settings = {
+        **TEXT, "vocab_size": len(words), "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id,
+        "embd_layer": {"hd_transform_order": "sub_glb"}, "img_processor": {"image_dim_out": 32},
+        "original_max_position_embeddings": 256,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = Phi3VForCausalLM(Phi3VConfig(**settings)).state_dict()
+        weights = {}
+        for name, weight in state.items():
+            if ".wte." not in name:
+                published = name.replace("img_processor.", "img_processor.vision_model.")
+                weights[published] = weight + torch.randn_like(weight) * 0.1 if weight.dim() >= 2 else weight.clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    code = {"AutoConfig": "Phi3VConfig", "AutoModelForCausalLM": "Phi3VForCausalLM"}
+    config = {
+        **settings, "model_type": "phi3_v", "architectures": ["Phi3VForCausalLM"], "torch_dtype": "bfloat16",
+        "_attn_implementation": "flash_attention_2",
+        "auto_map": {kind: f"modeling_phi3_v.{name}" for kind, name in code.items()},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    half = {
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "Phi3VImageProcessor",
+        "auto_map": {"AutoImageProcessor": "processing_phi3_v.Phi3VImageProcessor"},
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(half), encoding="utf-8")
+    shutil.copy(Path(__file__).with_name("phi3v_stand_in.py"), folder / "modeling_phi3_v.py")
+    return folder
