@@ -16,7 +16,7 @@ from data.tiny_random_edits import pool, pool_scene
 class Config(StageConfig):
     """Which images to draw."""
 
-    images: PositiveInt = 4000
+    images: PositiveInt = 3000
     seed: int = 0
 
 
