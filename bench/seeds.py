@@ -1,7 +1,7 @@
 """Training of several seeds side by side against one after the other: ``python -m bench.seeds --json``.
 
-With OMP_WAIT_POLICY=PASSIVE threads wait for each other as under `python -m flows`; without it they spin, which is faster
-on a machine that does nothing else.
+With OMP_WAIT_POLICY=PASSIVE threads wait for each other as under `python -m flows`; without it they spin, which is
+faster on a machine that does nothing else.
 Both ways are whole trainings of the shipped checkpoint on images of the tiny world, in one run: starting processes,
 validations, saved states and checkpoints are in their time.
 """
