@@ -260,7 +260,7 @@ def lesson(task: str, rng: random.Random, second: float = 0.0) -> Lesson:
 def _modification_is_right(text: str, reference: Scene, target: Scene, rng: random.Random) -> bool:
     """Every stated change holds, and the edited reference is nearer to the target than to each of 100 random scenes."""
     edits = language.read_modification(text)
-    if not edits or not all(holds(edit, reference, target) for edit in edits):
+    if not edits or not all(holds(edit, reference, target) or _cleared(edit, reference, target) for edit in edits):
         return False
     try:
         patterns = apply_edits(reference, edits)
@@ -269,6 +269,12 @@ def _modification_is_right(text: str, reference: Scene, target: Scene, rng: rand
     near = min(pattern.distance(target) for pattern in patterns)
     others = [random_scene(rng) for _ in range(RANDOM_SCENES)]
     return all(near < pattern.distance(other) for pattern in patterns[:1] for other in others)
+
+
+def _cleared(edit: Edit, reference: Scene, target: Scene) -> bool:
+    """Whether the only thing goes, which means nothing alone and something where another comes in its place."""
+    alone = edit.kind == "removal" and edit.source is not None and len(reference.things) == 1
+    return alone and not any(fits(edit.source, thing) for thing in target.things)  # type: ignore[arg-type]
 
 
 def _applies(text: str, scene: Scene) -> bool:

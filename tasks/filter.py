@@ -71,7 +71,7 @@ def deciding_facts(config: FilterConfig, triplets: Artifact, images: Artifact, t
     return {name: facts for name, one in config.switched_on().items() if (facts := one.facts())}
 
 
-@stage(version=1, facts=deciding_facts)
+@stage(version=2, facts=deciding_facts)
 def filter(
     out: Path, config: FilterConfig, triplets: Artifact, images: Artifact, tokens: Artifact, *, resources: Resources
 ) -> Counts:

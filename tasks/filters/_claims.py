@@ -1,7 +1,7 @@
 """What a modification claims of two captions, phrase by phrase. Words alone: of English, and of no model."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tasks.filters._words import FUNCTION, VAGUE, words
@@ -52,6 +52,12 @@ _MEANING = {
 _UNTOLD = (FUNCTION | VAGUE | _QUALITIES | _GOING) - _GROUND - {f"{word}s" for word in _GROUND}
 
 
+PAIRED = 5
+"""Phrases that a caption may have for all pairings to be tried: 209 of four things and a background."""
+UNLIKE = 0.5
+"""What a pairing costs for each pair as little alike as can be: a share of words in doubt."""
+
+
 class Claim(NamedTuple):
     """One thing that a modification says of the target, and that is not so of the reference.
 
@@ -87,20 +93,70 @@ class Change:
     """From one caption to another: the phrases of both, and which of the second each of the first has become.
 
     Phrases are paired by the share of words in common, the likest first; those without a common word have no partner.
+
+    Attributes:
+        became: places of phrases of the target, by those of the reference.
     """
 
     def __init__(self, reference: str, target: str) -> None:
         self.before, self.after = _phrases(reference), _phrases(target)
-        likeness = [
-            (-2 * len(old.told & new.told) / (len(old.told) + len(new.told)), place, other)
+        self._likeness = {
+            (place, other): 2 * len(old.told & new.told) / (len(old.told) + len(new.told))
             for place, old in enumerate(self.before)
             for other, new in enumerate(self.after)
-            if old.told & new.told and ("background" in old.told) == ("background" in new.told)
-        ]
+            if ("background" in old.told) == ("background" in new.told)
+        }
         self.became: dict[int, int] = {}
-        for _, place, other in sorted(likeness):
-            if place not in self.became and other not in self.became.values():
+        for place, other in sorted(self._likeness, key=lambda pair: (-self._likeness[pair], pair)):
+            if self._likeness[place, other] and place not in self.became and other not in self.became.values():
                 self.became[place] = other
+
+    def doubts(self, claims: Sequence[Claim]) -> tuple[float, list[float]]:
+        """How far the captions leave claims in doubt, all together and each, from 0 to 1.
+
+        Where they are in doubt by the likest pairs, other pairs are tried: of two blue diamonds either may be the one
+        that became a ring. Each costs by how much less alike it is.
+
+        Returns:
+            The least of the shares of telling words in doubt, with what the pairs cost; and the doubt of each claim.
+        """
+        found = self._doubts(claims)
+        if not found[0] or max(len(self.before), len(self.after)) > PAIRED:
+            return found
+        likest, alike = dict(self.became), self._alike(self.became)
+        try:
+            for became in self._pairings(0, likest):
+                self.became = became
+                cost = UNLIKE * max(0.0, alike - self._alike(became))
+                share, each = self._doubts(claims)
+                if share + cost < found[0]:
+                    found = share + cost, each
+        finally:
+            self.became = likest
+        return found
+
+    def _doubts(self, claims: Sequence[Claim]) -> tuple[float, list[float]]:
+        each = [1 - self.support(claim) for claim in claims]
+        sizes = [len(claim.words) for claim in claims]
+        return sum(size * doubt for size, doubt in zip(sizes, each, strict=True)) / max(1, sum(sizes)), each
+
+    def _alike(self, became: Mapping[int, int]) -> float:
+        return sum(self._likeness[pair] for pair in became.items())
+
+    def _pairings(self, place: int, likest: Mapping[int, int]) -> Iterator[dict[int, int]]:
+        """All ways to pair the phrases from a place on; what is said of the background has its partner."""
+        if place == len(self.before):
+            yield {}
+            return
+        fixed = "background" in self.before[place].told
+        own = [likest[place]] if fixed and place in likest else []
+        others = own if fixed else [other for one, other in self._likeness if one == place]
+        for rest in self._pairings(place + 1, likest):
+            if not own:
+                yield rest
+            for other in others:
+                if other not in rest.values():
+                    yield {place: other, **rest}
 
     def support(self, claim: Claim) -> float:
         """How far the captions bear a claim out, from 0 to 1: it holds of the target and not of the reference."""

@@ -25,9 +25,9 @@ class Config(Filter):
             if not reference or not target:
                 yield Measured(None, "no_caption")
                 continue
-            change = Change(reference, target)
-            doubts = [(claim, 1 - change.support(claim)) for claim in claims(row["modification"])]
-            words = sum(len(claim.words) for claim, _ in doubts)
-            value = sum(len(claim.words) * doubt for claim, doubt in doubts) / max(1, words)
-            doubted = "; ".join(dict.fromkeys(repr(claim.text) for claim, doubt in doubts if doubt))
+            said = claims(row["modification"])
+            value, doubts = Change(reference, target).doubts(said)
+            doubted = "; ".join(
+                dict.fromkeys(repr(claim.text) for claim, doubt in zip(said, doubts, strict=True) if doubt)
+            )
             yield Measured(value, f"not borne out by {reference!r} and {target!r}: {doubted}")

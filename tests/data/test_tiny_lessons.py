@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from data.tiny_lessons import TASKS, is_right, lesson
-from data.tiny_world import is_held_out
+from data.tiny_lessons import TASKS, Lesson, is_right, lesson
+from data.tiny_world import Scene, Thing, is_held_out
 
 
 def drawn(task: str, count: int) -> list:  # type: ignore[type-arg]
@@ -44,3 +44,18 @@ def test_no_lesson_shows_what_is_held_out(task: str) -> None:
     for question in drawn(task, 200):
         scenes = [*question.scenes, *([question.scene] if question.scene else [])]
         assert not any(is_held_out(thing) for scene in scenes for thing in scene.things)
+
+
+def test_the_only_thing_may_be_taken_away_if_another_comes() -> None:
+    star, ring = Thing("center", "star", "cyan", "small", "plain"), Thing("top left", "ring", "red", "large", "striped")
+    scenes = (Scene("white", (star,)), Scene("white", (ring,)))
+
+    def right(text: str, reference: Scene = scenes[0], target: Scene = scenes[1]) -> bool:
+        answer = {"modification": text}
+        return is_right(Lesson("mra_cir/modification", (reference, target), {}, answer), answer)
+
+    assert right("take away the cyan star and add a big red striped ring in the top left")
+    assert not right("take away the cyan star"), "nothing would be left"
+    assert not right("take away the cyan star and add a small green diamond in the top right")
+    both = Scene("white", (star, ring))
+    assert not right("take away the cyan star and add a big red striped ring in the top left", target=both)

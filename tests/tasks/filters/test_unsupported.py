@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.filters import unsupported
-from tasks.filters._claims import Change, claims
+from tasks.filters._claims import UNLIKE, Change, claims
 from tests.tasks.filters.triplets import measured, triplet
 
 BEFORE = "a brown dog in the top left and a small red ball on a grey background"
@@ -86,3 +86,40 @@ def test_doubted_words_are_counted_and_told() -> None:
     as_text = rows[0] | {"target_caption": None, "target_text": AFTER}
     assert measured(unsupported.Config(), as_text)[0].value == 1 / 2
     assert measured(unsupported.Config(), rows[0] | {"modification": "make it different"})[0].value == 0
+
+
+TWINS = (
+    "a large blue diamond in the top left and a large blue diamond in the bottom left",
+    "a small yellow ring at the right and a large blue diamond in the bottom left",
+)
+
+
+def test_of_things_that_are_alike_either_may_be_meant() -> None:
+    """By the likest pairs the diamond at the bottom stays as it is, and the other has become a ring."""
+    one, other = (
+        triplet(text) for text in ("the blue diamond is yellow and goes to the right", "the blue diamond is red")
+    )
+    rows = [row | dict(zip(("reference_caption", "target_caption"), TWINS, strict=True)) for row in (one, other)]
+    right, wrong = (found.value for found in measured(unsupported.Config(), *rows))
+    assert right == 0
+    assert wrong == 1
+
+
+def test_an_unlike_pair_costs() -> None:
+    change = Change("a red ball and a blue cat", "a red ball and a green dog")
+    likest, said = dict(change.became), claims("the red ball is a green dog")
+    assert change.support(said[0]) == 0
+    share, each = change.doubts(said)
+    assert each == [0]
+    assert (
+        share == UNLIKE * 1.0
+    )  # the red ball has a partner that is as like as can be, and takes one that is not at all
+    assert change.became == likest
+
+
+def test_long_captions_are_read_by_the_likest_pairs_alone() -> None:
+    many = [f"a {colour} ball" for colour in ("red", "blue", "green", "brown", "black", "white")]
+    change = Change(", ".join(many), ", ".join(["a purple cat", *many[1:]]))
+    assert change.doubts(claims("the blue ball is a purple cat"))[0] == 1 - change.support(
+        claims("the blue ball is a purple cat")[0]
+    )
