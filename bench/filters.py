@@ -45,7 +45,7 @@ OPEN: Mapping[str, Mapping[str, Any]] = {
     "judge": {"on": True, "threshold": 0.0},
 }
 """Filters for which it is chosen, with thresholds that drop nothing; the others that are on stay as they are."""
-SHARES = np.linspace(0, 0.3, 13)  # that one filter may drop, of all
+SHARES = np.linspace(0, 0.3, 25)  # that one filter may drop, of all
 
 
 class World:
@@ -86,7 +86,11 @@ def kept_ids(artifact: Artifact) -> list[str]:
 
 
 def choose(world: World, least_yield: float) -> dict[str, float]:
-    """Shares to drop, by filter: with the fewest wrong triplets left among those that keep `least_yield` of all."""
+    """Shares to drop, by filter: of those that keep `least_yield` of all, by as few filters as will do.
+
+    The fewest wrong triplets left may be chance: among all within one standard error of them, those by the fewest
+    filters are taken, and of these the ones with the fewest wrong.
+    """
     opened = world.filtered(OPEN)
     values = _values(opened)
     right = np.array([world.right[triplet] for triplet in kept_ids(opened)])
@@ -95,15 +99,17 @@ def choose(world: World, least_yield: float) -> dict[str, float]:
         bounds = {float(threshold(name, values[name], share)): float(share) for share in SHARES[::-1]}
         keeps = ((values[name] <= one if _at_most(name) else values[name] >= one) for one in bounds)
         grids.append(list(zip(bounds.values(), keeps, strict=True)))
-    best, chosen = np.inf, dict[str, float]()
+    found = []
     for some in itertools.product(*grids):
+        if sum(share for share, _ in some) > 1 - least_yield + SHARES[1]:
+            continue  # what several drop hardly overlaps
         kept = np.logical_and.reduce([keep for _, keep in some])
-        if kept.sum() < least_yield * len(world.right):
-            continue
-        wrong = 1 - right[kept].mean()
-        if wrong < best:
-            best, chosen = wrong, dict(zip(OPEN, (share for share, _ in some), strict=True))
-    return chosen
+        if kept.sum() >= least_yield * len(world.right):
+            shares = dict(zip(OPEN, (share for share, _ in some), strict=True))
+            found.append((1 - float(right[kept].mean()), int(kept.sum()), shares))
+    least, count, _ = min(found, key=lambda one: one[0])
+    near = [one for one in found if one[0] <= least + (least * (1 - least) / count) ** 0.5]
+    return min(near, key=lambda one: (sum(share > 0 for share in one[2].values()), one[0]))[2]
 
 
 def threshold(name: str, values: npt.NDArray[np.float64], share: float) -> float:
