@@ -12,23 +12,25 @@ from data.artifact import Artifact, Counts, seal, write_table
 from data.schemas import VERDICTS
 from tests.tasks.filters.triplets import triplet, triplets_of
 
+SIZE = 400
+
 
 class Pool:
-    """Ten triplets, the even ones right; what each filter measured is made up."""
+    """Triplets, the even ones right; what each filter measured is made up, of ten for all."""
 
     def __init__(self, folder: Path, values: dict[str, list[float | None]]) -> None:
-        self.right = {f"t-{place:04d}": place % 2 == 0 for place in range(10)}
-        triplets_of(folder, [triplet("make it red")] * 10)
+        self.right = {f"t-{place:04d}": place % 2 == 0 for place in range(SIZE)}
+        triplets_of(folder, [triplet("make it red")] * SIZE)
         rows = [
             {"triplet_id": f"t-{place:04d}", "filter": name, "value": value, "threshold": 0.0, "kept": True}
             for name in OPEN
-            for place, value in enumerate(values.get(name, [0.5] * 10))
+            for place, value in enumerate(values.get(name, [0.5] * 10) * (SIZE // 10))
         ]
         rows.append({"triplet_id": "t-9999", "filter": "judge", "value": 1.0, "threshold": 0.0, "kept": True})
         table = pa.Table.from_pylist([row | {"reason": None} for row in rows], schema=VERDICTS)
         write_table(folder / "verdicts.parquet", table, VERDICTS)
         (folder / "manifest.json").unlink()
-        self.artifact = seal(folder, Counts(read=10, kept=10, written=10), stage="filter")
+        self.artifact = seal(folder, Counts(read=SIZE, kept=SIZE, written=SIZE), stage="filter")
 
     def filtered(self, settings: Any) -> Artifact:
         assert settings == OPEN
@@ -39,12 +41,29 @@ def test_the_shares_that_leave_the_fewest_wrong_ones_are_chosen(tmp_path: Path) 
     told: list[float | None] = [0.9 if place % 2 == 0 else 0.1 + place / 100 for place in range(10)]
     chosen = choose(Pool(tmp_path / "a", {"round_trip": told}), 0.7)  # type: ignore[arg-type]
     # The least of the shares that drop two of ten; the other filters, of equal values, drop none or all.
-    assert chosen["round_trip"] == pytest.approx(0.225)
+    assert chosen["round_trip"] == pytest.approx(0.2125)
     assert {chosen[name] for name in OPEN if name != "round_trip"} == {0}
     assert choose(Pool(tmp_path / "b", {"round_trip": told}), 1.0)["round_trip"] < 0.1  # type: ignore[arg-type]
     # The other way round: what is short is kept.
     long: list[float | None] = [9.0 if place in (1, 3) else 3.0 for place in range(10)]
-    assert choose(Pool(tmp_path / "c", {"too_long": long}), 0.5)["too_long"] == pytest.approx(0.225)  # type: ignore[arg-type]
+    assert choose(Pool(tmp_path / "c", {"too_long": long}), 0.5)["too_long"] == pytest.approx(0.2125)  # type: ignore[arg-type]
+
+
+def test_a_second_filter_has_to_be_worth_it(tmp_path: Path) -> None:
+    """One wrong triplet fewer among 300 is chance; two in ten are not."""
+    told: list[float | None] = [0.9 if place % 2 == 0 else 0.1 + place / 100 for place in range(10)]
+    barely: list[float | None] = [0.5] * 10
+    pool = Pool(tmp_path / "a", {"round_trip": told, "judge": barely})
+    judged = [0.5] * SIZE
+    judged[9] = 0.1  # a wrong one that round_trip passes
+    rows = pool.artifact.read(VERDICTS, "verdicts.parquet").to_pylist()
+    of_judge = [row for row in rows if row["filter"] == "judge" and row["triplet_id"] != "t-9999"]
+    for row, value in zip(of_judge, judged, strict=True):
+        row["value"] = value
+    write_table(tmp_path / "a" / "verdicts.parquet", pa.Table.from_pylist(rows, schema=VERDICTS), VERDICTS)
+    chosen = choose(pool, 0.7)  # type: ignore[arg-type]
+    assert chosen["round_trip"] > 0
+    assert chosen["judge"] == 0
 
 
 def test_a_share_becomes_a_threshold_that_drops_no_more() -> None:
