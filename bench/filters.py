@@ -107,6 +107,8 @@ def choose(world: World, least_yield: float) -> dict[str, float]:
         if kept.sum() >= least_yield * len(world.right):
             shares = dict(zip(OPEN, (share for share, _ in some), strict=True))
             found.append((1 - float(right[kept].mean()), int(kept.sum()), shares))
+    if not found:
+        raise ValueError(f"the filters that are always on leave less than the wanted {least_yield:.0%} of the triplets")
     least, count, _ = min(found, key=lambda one: one[0])
     near = [one for one in found if one[0] <= least + (least * (1 - least) / count) ** 0.5]
     return min(near, key=lambda one: (sum(share > 0 for share in one[2].values()), one[0]))[2]

@@ -35,7 +35,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         inputs = {"triplets": triplets(Path(folder) / "triplets", images), "images": images, "tokens": tokens}
         for number in range(args.repeats):  # by turns, so that other work on the machine disturbs both alike
-            for way, at_once in (("one_by_one", 1), ("side_by_side", None)):
+            for way, at_once in (("one_by_one", 1), ("side_by_side", args.seeds)):
                 out = Path(folder) / f"{way}-{number}"
                 out.mkdir()
                 started = time.perf_counter()

@@ -80,7 +80,8 @@ def mean_of_max(
 
     The gradient is exact. Where several target tokens tie, they share it evenly, as in `amax`: float32 makes about one
     maximum in two million of random tokens such a case. Where more than one in `TIED` maxima of a tile are tied, as
-    between collapsed tokens, the first takes it all: a subgradient as good, and one that needs no memory.
+    between collapsed tokens, or they tie between more tokens than that, the first takes it all: a subgradient as good,
+    and one that needs no memory.
 
     Args:
         query: (B, T, D), L2-normalised by the caller.
@@ -176,6 +177,8 @@ def _ties(
     if not bool(tied.any()) or int(tied.count_nonzero()) * TIED > tied.numel():
         return []
     image, token, column = (equal & tied.unsqueeze(1)).nonzero().unbind(1)
+    if len(image) * TIED > 2 * tied.numel():
+        return []
     surplus = 1 / counts[image, column].to(share.dtype) - (places[image, column] == token).to(share.dtype)
     count = len(share)
     return [(torch.stack([image + top, token, column % count + left, column // count], dim=1), surplus)]

@@ -126,7 +126,7 @@ class RetrievalLoss:
     def _read(self, encoder: TrainableEncoder, batch: Batch, texts: Sequence[str]) -> Tensor:
         """(B, T, D) tokens of texts."""
         if batch.read is not None:
-            return laid_out(batch.read(texts), self.similarity)
+            return laid_out(batch.read(texts).to(encoder.device), self.similarity)
         return self._laid_out(encoder.text_tokens(texts, self.reading))
 
     def _of_rows(self, encoder: TrainableEncoder, batch: Batch, rows: Sequence[Sequence[str]]) -> Tensor:

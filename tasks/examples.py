@@ -133,7 +133,7 @@ class Examples:
 
     def _texts(self, encoder: Encoder, texts: Sequence[str]) -> Tensor:
         if self.read is not None:
-            return self._laid_out(self.read(texts))
+            return self._laid_out(self.read(texts).to(self._device))
         parts = [encoder.text_tokens(some, self._loss.reading) for some in _parts(texts)]
         return torch.cat([self._laid_out(part.tokens) for part in parts])
 
@@ -147,19 +147,20 @@ class Examples:
 class TextTokens:
     """Tokens of texts as one network reads them, each computed once, before that network changes.
 
-    They are kept in memory, in half precision: 0.5 KB a text at D = 256 and one token.
+    They are kept in memory, in half precision: 0.5 KB a text at D = 256 and one token. They can be handed to other
+    processes, whatever device those compute on.
     """
 
     def __init__(self, encoder: Encoder, reading: TextReading, texts: Sequence[str]) -> None:
         encoder.eval()
         self._rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         with torch.no_grad():
-            parts = [encoder.text_tokens(some, reading).tokens.half() for some in _parts(list(self._rows))]
-        self._tokens = torch.cat(parts)
+            parts = [encoder.text_tokens(some, reading).tokens.half().cpu() for some in _parts(list(self._rows))]
+        self._tokens = torch.cat(parts).numpy()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """(B, T, D) float32; a KeyError names a text that was not among those given."""
-        return self._tokens[[self._rows[text] for text in texts]].float()
+        """(B, T, D) float32 on the CPU; a KeyError names a text that was not among those given."""
+        return torch.from_numpy(self._tokens[[self._rows[text] for text in texts]]).float()
 
 
 def with_negatives(

@@ -223,7 +223,7 @@ def train(
     """
     from tasks.cards import Origin
     from tasks.seed_run import history_file, summary  # torch takes seconds to import
-    from tasks.train_room import room_for
+    from tasks.train_room import room_for, threaded, threads_for
     from tasks.train_together import Job, train_apart, train_together
 
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
@@ -250,13 +250,18 @@ def train(
             count = room_for(out, config, encoder, examples, origin.dtype, len(todo), resources)
             read = examples.read if started is None else None
             del encoder, examples
+            threads = threads_for(config, split.groups, resources)
             if count == resources.processes == 1:
-                train_seeds(out, config, start, split.groups, origin, todo)
+                with threaded(threads):
+                    train_seeds(out, config, start, split.groups, origin, todo)
             else:
                 for seed in todo[1:] if started is not None else ():
                     start(seed)  # its tower's features are then on disk, as the first's, for all processes
                 job = Job(out, config, triplets, images, tokens, started, origin, resources, tuple(todo), read)
-                train_apart(job, split.groups, count) if count > 1 else train_together(job, split.groups)
+                if count > 1:
+                    train_apart(job, split.groups, count, threads)
+                else:
+                    train_together(job, split.groups)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:

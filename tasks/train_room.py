@@ -1,5 +1,7 @@
 """What a training takes of disk and memory, asked before its first step, and how many seeds fit side by side."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +55,7 @@ def room_for(
         free = available_memory()
         # Weights, their gradients, the best, AdamW's two moments, and a batch.
         fit = seeds if free is None else free // (_PROCESS + written + 4 * trained + rows * each)
-        count = min(_wished(config, examples, seeds, resources), max(1, fit))
+        count = min(_wished(config, examples.split.groups, seeds, resources), max(1, fit))
     require_disk(
         out, 2 * seeds * written + 4 * trained * count,
         f"training (two checkpoints of each of {seeds} seeds, a saved state)",
@@ -61,12 +63,29 @@ def room_for(
     return count
 
 
-def _wished(config: "TrainConfig", examples: Examples, seeds: int, resources: Resources) -> int:
-    if resources.processes > 1:
+def threads_for(config: "TrainConfig", groups: Sequence[int], resources: Resources) -> int:
+    """Threads that each seed is trained with: the same whether others are finished and whatever memory is free, because
+    sums round differently on more."""
+    return max(1, torch.get_num_threads() // _wished(config, groups, len(config.seeds), resources))
+
+
+@contextmanager
+def threaded(threads: int) -> Iterator[None]:
+    """Let torch compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _wished(config: "TrainConfig", groups: Sequence[int], seeds: int, resources: Resources) -> int:
+    if resources.processes > 1 or (resources.device != "cpu" and torch.cuda.is_available()):
         return 1
     if resources.seeds_at_once is not None:
         return min(seeds, resources.seeds_at_once)
-    worth = total_steps(config, examples.split.groups) * seeds >= _WORTH
+    worth = total_steps(config, groups) * len(config.seeds) >= _WORTH
     return min(seeds, 2 * torch.get_num_threads()) if worth and torch.get_num_threads() > 1 else 1
 
 

@@ -69,15 +69,17 @@ def train_together(job: Job, groups: Sequence[int]) -> None:
                 f"a batch of {rows} triplets cannot be shared evenly by {count} processes; change batch_size"
             )
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    _run(_share_batches, (shared, cpu), count, job, groups)
+    _run(_share_batches, (os.getpid(), shared, cpu), count, job, groups)
 
 
-def train_apart(job: Job, groups: Sequence[int], count: int) -> None:
-    """Train the seeds in `count` processes, which share nothing but the processor; errors as of `train_together`.
+def train_apart(job: Job, groups: Sequence[int], count: int, threads: int) -> None:
+    """Train the seeds in `count` processes of so many threads, which share nothing but the processor.
 
-    Each computes with as many threads as there are cores for it: the numbers are those of that many threads.
+    Raises:
+        ValueError, OSError, MemoryError: what one of them refused; the others are stopped.
+        RuntimeError: if a process died.
     """
-    _run(_train_own, (count, max(1, torch.get_num_threads() // count)), count, job, groups)
+    _run(_train_own, (os.getpid(), count, threads), count, job, groups)
 
 
 def _run(work: Callable[..., None], settings: tuple[Any, ...], count: int, job: Job, groups: Sequence[int]) -> None:
@@ -136,8 +138,10 @@ def _train(job: Job, todo: Sequence[int], processes: Processes) -> None:
     train_seeds(job.out, job.config, start, split.groups, job.origin, todo, processes)
 
 
-def _share_batches(rank: int, shared: dict[str, str], cpu: bool, job: Job, news: Any) -> None:
+def _share_batches(rank: int, parent: int, shared: dict[str, str], cpu: bool, job: Job, news: Any) -> None:
     """One process: its share of every batch of every seed."""
+    if _is_orphan(parent):
+        return
     os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=shared["WORLD_SIZE"])
     if not cpu:
         torch.cuda.set_device(rank)
@@ -146,11 +150,18 @@ def _share_batches(rank: int, shared: dict[str, str], cpu: bool, job: Job, news:
     torch.distributed.destroy_process_group()
 
 
-def _train_own(rank: int, count: int, threads: int, job: Job, news: Any) -> None:
+def _train_own(rank: int, parent: int, count: int, threads: int, job: Job, news: Any) -> None:
     """One process: every step of its share of the seeds."""
+    if _is_orphan(parent):
+        return
     torch.set_num_threads(threads)
     with _telling(news, steps=True):
         _train(job, job.todo[rank::count], Processes())
+
+
+def _is_orphan(parent: int) -> bool:
+    """Whether the process that started this one died meanwhile; what ends it from now on ends this one too."""
+    return os.getppid() != parent
 
 
 def _free_port() -> int:

@@ -115,28 +115,31 @@ class Change:
         """How far the captions leave claims in doubt, all together and each, from 0 to 1.
 
         Where they are in doubt by the likest pairs, other pairs are tried: of two blue diamonds either may be the one
-        that became a ring. Each costs by how much less alike it is.
+        that became a ring. Each costs by how much less alike it is. What goes is judged by the likest alone: a thing
+        without a partner would always be gone.
 
         Returns:
-            The least of the shares of telling words in doubt, with what the pairs cost; and the doubt of each claim.
+            The least of the shares of telling words in doubt, with what the pairs cost; and the doubt of each claim by
+            the likest pairs.
         """
-        found = self._doubts(claims)
-        if not found[0] or max(len(self.before), len(self.after)) > PAIRED:
-            return found
+        least, each = self._doubts(claims)
+        if not least or max(len(self.before), len(self.after)) > PAIRED:
+            return least, each
         likest, alike = dict(self.became), self._alike(self.became)
         try:
             for became in self._pairings(0, likest):
                 self.became = became
                 cost = UNLIKE * max(0.0, alike - self._alike(became))
-                share, each = self._doubts(claims)
-                if share + cost < found[0]:
-                    found = share + cost, each
+                least = min(least, self._doubts(claims, each)[0] + cost)
         finally:
             self.became = likest
-        return found
+        return least, each
 
-    def _doubts(self, claims: Sequence[Claim]) -> tuple[float, list[float]]:
-        each = [1 - self.support(claim) for claim in claims]
+    def _doubts(self, claims: Sequence[Claim], likest: Sequence[float] | None = None) -> tuple[float, list[float]]:
+        each = [
+            likest[place] if likest is not None and claim.gone else 1 - self.support(claim)
+            for place, claim in enumerate(claims)
+        ]
         sizes = [len(claim.words) for claim in claims]
         return sum(size * doubt for size, doubt in zip(sizes, each, strict=True)) / max(1, sum(sizes)), each
 

@@ -11,7 +11,8 @@ from tasks.filters._claims import Change, claims
 class Config(Filter):
     """The value is the share of the modification's telling words in claims that the captions do not bear out, in
     [0, 1]: a claim should hold of the target's caption and not of the reference's. What is borne out in part counts
-    in part. The target's text stands for its caption.
+    in part. The target's text stands for its caption. Which thing became which is taken as the claims need it, where
+    that costs less: 0.5 for two things as unlike as can be in place of two as like as can be.
 
     Off by default: a caption of a photograph leaves much unsaid. For English texts.
     """

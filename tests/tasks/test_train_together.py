@@ -17,7 +17,7 @@ from models.training import Trainer
 from tasks.embedder import Instruct, Lora
 from tasks.features import pictures
 from tasks.train import HISTORY, TrainConfig, seed_starts, split_of, train, train_facts
-from tasks.train_room import room_for
+from tasks.train_room import room_for, threads_for
 from tests.models.tiny_llava import tiny_llava_folder
 from tests.models.together import assert_equal
 from tests.tasks.test_train import RESOURCES, inputs
@@ -147,6 +147,7 @@ def test_as_many_seeds_at_once_as_cores_and_memory_allow(tmp_path: Path, monkeyp
         return room_for(tmp_path, settings, *begun, "float32", seeds, RESOURCES.model_copy(update=resources))
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(tasks.train_room, "available_memory", lambda: None)
     assert count() == 3
     assert count(seeds=9) == 4
     assert count(seeds_at_once=2) == 2
@@ -156,8 +157,17 @@ def test_as_many_seeds_at_once_as_cores_and_memory_allow(tmp_path: Path, monkeyp
     assert count() == 2
     monkeypatch.setattr(tasks.train_room, "available_memory", lambda: 10**6)
     assert count() == 1
+    monkeypatch.setattr(tasks.train_room, "available_memory", lambda: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert count(seeds_at_once=None) == 1
+    assert count() == 1
+
+
+def test_a_seed_is_trained_with_as_many_threads_alone_as_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(**(SETTINGS | {"seeds": (0, 1, 2), "epochs": 20}))
+    for cores, threads in ((1, 1), (2, 1), (8, 2)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        assert threads_for(config, [44], RESOURCES) == threads
+        assert threads_for(config.model_copy(update={"seeds": (0,)}), [44], RESOURCES) == cores
 
 
 def test_shares_must_be_even(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_an_unlike_pair_costs() -> None:
     likest, said = dict(change.became), claims("the red ball is a green dog")
     assert change.support(said[0]) == 0
     share, each = change.doubts(said)
-    assert each == [0]
+    assert each == [1], "what is told is by the likest pairs"
     assert (
         share == UNLIKE * 1.0
     )  # the red ball has a partner that is as like as can be, and takes one that is not at all
@@ -123,3 +123,8 @@ def test_long_captions_are_read_by_the_likest_pairs_alone() -> None:
     assert change.doubts(claims("the blue ball is a purple cat"))[0] == 1 - change.support(
         claims("the blue ball is a purple cat")[0]
     )
+
+
+def test_a_thing_without_a_partner_is_not_gone_for_that() -> None:
+    change = Change("a small dog", "a dog sitting by a fence")
+    assert change.doubts(claims("remove the dog")) == (1, [1])
