@@ -1,8 +1,11 @@
 """Several processes on this machine that train: one network, each with its share of every batch, or each its own."""
 
+import ctypes
 import logging
 import os
+import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +25,7 @@ from tasks.features import pictures
 from tasks.seed_run import total_steps
 from tasks.train import TrainConfig, seed_starts, split_of, train_seeds
 
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 # How often the processes are looked after, in seconds.
 LOOK = 0.5
 # What one of them refuses, all of them refuse, in these words.
@@ -160,7 +164,12 @@ def _train_own(rank: int, parent: int, count: int, threads: int, job: Job, news:
 
 
 def _is_orphan(parent: int) -> bool:
-    """Whether the process that started this one died meanwhile; what ends it from now on ends this one too."""
+    """Whether the process that started this one died meanwhile; what ends it from now on ends this one too.
+
+    torch asks for SIGINT at that moment, which whatever runs in a shell's background ignores.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     return os.getppid() != parent
 
 

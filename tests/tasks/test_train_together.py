@@ -1,7 +1,13 @@
 """Several processes that train one network, or each its own: the history of one process, and one's refusal by name."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +131,49 @@ def test_seeds_side_by_side_are_those_that_were_trained_one_by_one(tmp_path: Pat
     for seed in config.seeds:
         found, wanted = (load_file(out / f"seed-{seed}" / "model.safetensors") for out in (apart, one_by_one))
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.tasks import test_train, test_train_together as own
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    config = own.TrainConfig(**(own.SETTINGS | {"seeds": (0, 1), "epochs": 10_000, "save_every": 1}))
+    own.train_as(config, folder / "out", test_train.inputs(folder), 1, at_once=2)
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    """Also where SIGINT is ignored, as in the background of a shell."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], preexec_fn=ignoring, env=environment)
+    try:
+        _wait(lambda: all((tmp_path / "out" / f"state-{seed}.pt").exists() for seed in (0, 1)))
+        children = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+        assert len(children) >= 2
+    finally:
+        parent.kill()
+        parent.wait()
+    _wait(lambda: not any(_alive(pid) for pid in children))
+
+
+def _wait(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[-1][0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.slow
