@@ -6,9 +6,7 @@ Prefect can start a temporary server itself, but only when the flow begins, and 
 killed. A server of the user's own (PREFECT_API_URL, or a profile below PREFECT_HOME) is used where there is one.
 """
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,11 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.lifeline import end_with
 from tasks.store import home
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 180  # a first start on two busy cores was seen to take 40
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ServerError(Exception):
@@ -181,8 +179,7 @@ def _ask_users_server() -> None:
 
 def serve(handle: int, parent: int) -> None:
     """Serve Prefect's API on an open socket until the parent process ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not end_with(parent):
         return
     import uvicorn
 

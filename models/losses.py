@@ -76,7 +76,7 @@ def mean_of_max(
     query: Tensor, target: Tensor, query_mask: Tensor | None = None, target_mask: Tensor | None = None
 ) -> Tensor:
     """s(query i, target j) of all pairs, differentiable; what is kept for the gradient is one index per query token
-    and target: B x N x T bytes while S <= 256.
+    and target, B x N x T bytes while S <= 256, and 36 bytes for each of the few that tie.
 
     The gradient is exact. Where several target tokens tie, they share it evenly, as in `amax`: float32 makes about one
     maximum in two million of random tokens such a case. Where more than one in `TIED` maxima of a tile are tied, as

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tasks.cards import Origin
     from tasks.examples import Examples, TextTokens
     from tasks.splits import Split
+    from tasks.train_together import Job
 
     Start = Callable[[int], tuple[TrainableEncoder, Examples]]
 
@@ -223,8 +224,7 @@ def train(
     """
     from tasks.cards import Origin
     from tasks.seed_run import history_file, summary  # torch takes seconds to import
-    from tasks.train_room import room_for, threaded, threads_for
-    from tasks.train_together import Job, train_apart, train_together
+    from tasks.train_together import Job
 
     refuse_half_on_cpu("auto", str(tokens.manifest["facts"]["dtype"]), resources)
     known = pictures(images)
@@ -243,25 +243,11 @@ def train(
             str(tokens.manifest["config"]["checkpoint"]), digest, inputs, len(split.training),
             len(split.validation), str(facts["dtype"]),
         )  # fmt: skip
-        todo = unfinished(out, config)
+        start = seed_starts(config, split, images, tokens, started, resources)
+        todo = tuple(unfinished(out, config))
         if todo:
-            start = seed_starts(config, split, images, tokens, started, resources)
-            encoder, examples = start(todo[0])
-            count = room_for(out, config, encoder, examples, origin.dtype, len(todo), resources)
-            read = examples.read if started is None else None
-            del encoder, examples
-            threads = threads_for(config, split.groups, resources)
-            if count == resources.processes == 1:
-                with threaded(threads):
-                    train_seeds(out, config, start, split.groups, origin, todo)
-            else:
-                for seed in todo[1:] if started is not None else ():
-                    start(seed)  # its tower's features are then on disk, as the first's, for all processes
-                job = Job(out, config, triplets, images, tokens, started, origin, resources, tuple(todo), read)
-                if count > 1:
-                    train_apart(job, split.groups, count, threads)
-                else:
-                    train_together(job, split.groups)
+            job = Job(out, config, triplets, images, tokens, started, origin, resources, todo)
+            _train_all(job, start, split.groups)
         runs = [read_table(history_file(out, seed), HISTORY) for seed in sorted(config.seeds)]
         write_table(history, pa.concat_tables(runs), HISTORY)
     for seed in config.seeds:
@@ -281,6 +267,30 @@ def train(
             **summary(read_table(history, HISTORY)),
         },
     )
+
+
+def _train_all(job: "Job", start: "Start", groups: Sequence[int]) -> None:
+    """Train the seeds of a job here, or side by side, or each by several processes."""
+    from tasks.train_room import room_for, threaded, threads_for
+    from tasks.train_together import train_apart, train_together
+
+    out, config, todo, resources = job.out, job.config, job.todo, job.resources
+    encoder, examples = start(todo[0])
+    count = room_for(out, config, encoder, examples, job.origin.dtype, len(todo), resources)
+    read = examples.read if job.started is None else None
+    del encoder, examples
+    threads = threads_for(config, groups, resources)
+    if count == resources.processes == 1:
+        with threaded(threads):
+            train_seeds(out, config, start, groups, job.origin, todo)
+        return
+    for seed in todo[1:] if job.started is not None else ():
+        start(seed)  # its tower's features are then on disk, as the first's, for all processes
+    job = job._replace(read=read)
+    if count > 1:
+        train_apart(job, groups, count, threads)
+    else:
+        train_together(job, groups)
 
 
 def base_encoder(

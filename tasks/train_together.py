@@ -1,11 +1,8 @@
 """Several processes on this machine that train: one network, each with its share of every batch, or each its own."""
 
-import ctypes
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from data.artifact import Artifact
 from data.config import Resources
+from data.lifeline import end_with
 from data.progress import progress, reporting_to
 from models.gradients import Processes
 from tasks.cards import Origin
@@ -25,7 +23,6 @@ from tasks.features import pictures
 from tasks.seed_run import total_steps
 from tasks.train import TrainConfig, seed_starts, split_of, train_seeds
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 # How often the processes are looked after, in seconds.
 LOOK = 0.5
 # What one of them refuses, all of them refuse, in these words.
@@ -144,7 +141,7 @@ def _train(job: Job, todo: Sequence[int], processes: Processes) -> None:
 
 def _share_batches(rank: int, parent: int, shared: dict[str, str], cpu: bool, job: Job, news: Any) -> None:
     """One process: its share of every batch of every seed."""
-    if _is_orphan(parent):
+    if not end_with(parent):  # torch asks for SIGINT then, which whatever runs in a shell's background ignores
         return
     os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=shared["WORLD_SIZE"])
     if not cpu:
@@ -156,21 +153,11 @@ def _share_batches(rank: int, parent: int, shared: dict[str, str], cpu: bool, jo
 
 def _train_own(rank: int, parent: int, count: int, threads: int, job: Job, news: Any) -> None:
     """One process: every step of its share of the seeds."""
-    if _is_orphan(parent):
+    if not end_with(parent):  # torch asks for SIGINT then, which whatever runs in a shell's background ignores
         return
     torch.set_num_threads(threads)
     with _telling(news, steps=True):
         _train(job, job.todo[rank::count], Processes())
-
-
-def _is_orphan(parent: int) -> bool:
-    """Whether the process that started this one died meanwhile; what ends it from now on ends this one too.
-
-    torch asks for SIGINT at that moment, which whatever runs in a shell's background ignores.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    return os.getppid() != parent
 
 
 def _free_port() -> int:

@@ -1,20 +1,18 @@
 """Several engines side by side, each in a process of its own with its own devices; a call is divided among them."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from data.config import Resources
+from data.lifeline import end_with
 from models.backends import BrokenOff, Engine, Opener, Request, Response, Sampling, TextGenerator
 from models.checkpoints import Located
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _open: list[TextGenerator] = []  # of a worker process: its engine
 
 
@@ -49,7 +47,9 @@ class Replicas:
         self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in devices]
         try:
             opened = [
-                pool.submit(_start, opener, located, sampling, engine, resources, images_per_prompt, visible)
+                pool.submit(
+                    _start, os.getpid(), opener, located, sampling, engine, resources, images_per_prompt, visible
+                )
                 for pool, visible in zip(self._pools, devices, strict=True)
             ]
             names = [future.result() for future in opened]
@@ -100,10 +100,10 @@ class Replicas:
             pool.shutdown()
 
 
-def _start(opener: Opener, *arguments: Any) -> tuple[str, str]:
+def _start(parent: int, opener: Opener, *arguments: Any) -> tuple[str, str]:
     """Open the engine of this process, which ends as soon as its parent does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if not end_with(parent):
+        raise RuntimeError("the process that wanted this engine is gone")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the terminal; the parent decides
     *handed, visible = arguments
     if visible is not None:
