@@ -1,18 +1,17 @@
 """What filters do to triplets whose truth is known: ``python -m bench.filters --json``.
 
 Two pools of the tiny world, of different seeds, go through the stages of mra_cir up to their triplets. On the first it
-is chosen how much each filter drops; on the second the filters then do their work, with thresholds that drop as much
-there, and two retrievers are trained, on all triplets and on the kept ones. The filters see what the stage sees:
-images, texts and answers of the MLLM. The truth, from the scenes behind the images, chooses on the first pool and
-judges on the second. Everything is kept below CIRQUE_HOME.
+is chosen what share each filter drops; on the second the filters then do their work with these settings, and two
+retrievers are trained, on all triplets and on the kept ones. The filters see what the stage sees: images, texts and
+answers of the MLLM. The truth, from the scenes behind the images, chooses on the first pool and judges on the second.
+Everything is kept below CIRQUE_HOME.
 """
 
 import argparse
-import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +37,17 @@ from tasks.sample import SampleConfig, sample
 from tasks.train import TrainConfig, train
 
 OPEN: Mapping[str, Mapping[str, Any]] = {
-    "too_long": {"on": True, "threshold": 10_000},
+    "too_long": {"on": True},
     "unsupported": {"on": True, "threshold": 1.0},
     "far_apart": {"on": True, "threshold": 0.0},
     "round_trip": {"on": True, "threshold": 0.0},
     "judge": {"on": True, "threshold": 0.0},
 }
 """Filters for which it is chosen, with thresholds that drop nothing; the others that are on stay as they are."""
-SHARES = np.linspace(0, 0.3, 25)  # that one filter may drop, of all
+SHARES = tuple(one / 1000 for one in range(0, 281, 35))
+"""What one filter may drop of what it sees."""
+RESERVE = 0.015
+"""Of the yield: what filters that are always on may drop more of another pool."""
 
 
 class World:
@@ -86,7 +88,7 @@ def kept_ids(artifact: Artifact) -> list[str]:
 
 
 def choose(world: World, least_yield: float) -> dict[str, float]:
-    """Shares to drop, by filter: of those that keep `least_yield` of all, by as few filters as will do.
+    """Shares to drop, by filter: of those that keep `least_yield` of all and `RESERVE`, by as few filters as will do.
 
     The fewest wrong triplets left may be chance: among all within one standard error of them, those by the fewest
     filters are taken, and of these the ones with the fewest wrong.
@@ -94,47 +96,58 @@ def choose(world: World, least_yield: float) -> dict[str, float]:
     opened = world.filtered(OPEN)
     values = _values(opened)
     right = np.array([world.right[triplet] for triplet in kept_ids(opened)])
-    grids = []
-    for name in OPEN:
-        bounds = {float(threshold(name, values[name], share)): float(share) for share in SHARES[::-1]}
-        keeps = ((values[name] <= one if _at_most(name) else values[name] >= one) for one in bounds)
-        grids.append(list(zip(bounds.values(), keeps, strict=True)))
-    found = []
-    for some in itertools.product(*grids):
-        if sum(share for share, _ in some) > 1 - least_yield + SHARES[1]:
-            continue  # what several drop hardly overlaps
-        kept = np.logical_and.reduce([keep for _, keep in some])
-        if kept.sum() >= least_yield * len(world.right):
-            shares = dict(zip(OPEN, (share for share, _ in some), strict=True))
-            found.append((1 - float(right[kept].mean()), int(kept.sum()), shares))
+    every, least = np.ones(len(right), dtype=np.bool_), (least_yield + RESERVE) * len(world.right)
+    found = [
+        (1 - float(right[kept].mean()), int(kept.sum()), shares)
+        for shares, kept in _choices(list(OPEN), values, every, least)
+    ]
     if not found:
-        raise ValueError(f"the filters that are always on leave less than the wanted {least_yield:.0%} of the triplets")
-    least, count, _ = min(found, key=lambda one: one[0])
-    near = [one for one in found if one[0] <= least + (least * (1 - least) / count) ** 0.5]
+        raise ValueError(f"the filters that are always on leave less than {least_yield + RESERVE:.1%} of the triplets")
+    fewest, count, _ = min(found, key=lambda one: one[0])
+    near = [one for one in found if one[0] <= fewest + (fewest * (1 - fewest) / count) ** 0.5]
     return min(near, key=lambda one: (sum(share > 0 for share in one[2].values()), one[0]))[2]
 
 
-def threshold(name: str, values: npt.NDArray[np.float64], share: float) -> float:
-    """The value at which a filter drops a share of what it measured, or a little less where values are equal."""
-    if _at_most(name):
-        return float(np.quantile(values, 1 - share, method="higher"))
-    return float(np.quantile(values, share, method="lower"))
+def _choices(
+    names: Sequence[str], values: Mapping[str, npt.NDArray[np.float64]], seen: npt.NDArray[np.bool_], least: float
+) -> Iterator[tuple[dict[str, float], npt.NDArray[np.bool_]]]:
+    """All shares for these filters, one after the other as in the stage, and what they keep: `least` or more.
+
+    Of shares that drop the same the least is taken.
+    """
+    if not names:
+        yield {}, seen
+        return
+    for bound, share in {thresholds({names[0]: one}, values, seen)[names[0]]: one for one in SHARES[::-1]}.items():
+        kept = seen & _within(names[0], values[names[0]], bound)
+        if kept.sum() < least:
+            continue
+        yield from (({names[0]: share, **shares}, left) for shares, left in _choices(names[1:], values, kept, least))
 
 
-def _at_most(name: str) -> bool:
-    return bool(getattr(FilterConfig(), name).keeps == "at_most")
+def thresholds(
+    shares: Mapping[str, float], values: Mapping[str, npt.NDArray[np.float64]], seen: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    """The thresholds at which filters, each by itself, drop these shares of what they see and can measure."""
+    found = {}
+    for name, share in shares.items():
+        known = values[name][seen & ~np.isnan(values[name])].tolist()
+        found[name] = float(getattr(FilterConfig(), name).model_copy(update={"drop": share}).settled(known).threshold)
+    return found
+
+
+def _within(name: str, values: npt.NDArray[np.float64], bound: float) -> npt.NDArray[np.bool_]:
+    """Which values a filter keeps; what it could not measure among them."""
+    return ~(values > bound) if getattr(FilterConfig(), name).keeps == "at_most" else ~(values < bound)
 
 
 def _values(opened: Artifact) -> dict[str, npt.NDArray[np.float64]]:
-    """The values of the tuned filters, in the order of the triplets; what has none is never dropped."""
+    """The values of the tuned filters, in the order of the triplets, not a number where there is none."""
     verdicts = opened.read(VERDICTS, "verdicts.parquet")
     known = pa.array(kept_ids(opened), pa.string())
     verdicts = verdicts.filter(pc.is_in(verdicts["triplet_id"], value_set=known))
-    found = {}
-    for name in OPEN:
-        values = verdicts.filter(pc.equal(verdicts["filter"], name))["value"]
-        found[name] = pc.fill_null(values, -np.inf if _at_most(name) else np.inf).to_numpy()
-    return found
+    named = {name: verdicts.filter(pc.equal(verdicts["filter"], name))["value"] for name in OPEN}
+    return {name: pc.fill_null(values, np.nan).to_numpy() for name, values in named.items()}
 
 
 def recall(world: World, triplets: Artifact, epochs: int, seeds: Sequence[int]) -> dict[str, Any]:
@@ -154,27 +167,20 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     resources = Resources(workers=1)
     started = time.perf_counter()
     tuned, world = (World(seed, args.images, args.pairs, resources) for seed in (args.tune_seed, args.seed))
-    shares = choose(tuned, args.least_yield)
-
-    def thresholds(pool: World) -> dict[str, float]:
-        values = _values(pool.filtered(OPEN))
-        return {name: threshold(name, values[name], share) for name, share in shares.items()}
-
-    chosen = thresholds(world)
-    kept, carried = (
-        world.filtered({name: {"on": True, "threshold": value} for name, value in some.items()})
-        for some in (chosen, thresholds(tuned))
-    )
+    shares = {name: share for name, share in choose(tuned, args.least_yield).items() if share}
+    kept = world.filtered({name: {"on": True, "drop": share} for name, share in shares.items()})
+    values = _values(tuned.filtered(OPEN))
+    numbers = thresholds(shares, values, np.ones(len(next(iter(values.values()))), dtype=np.bool_))
+    carried = world.filtered({name: {"on": True, "threshold": value} for name, value in numbers.items()})
     before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
     result: dict[str, Any] = {
         "shares": {name: round(share, 4) for name, share in shares.items()},
-        "thresholds": {name: round(threshold, 4) for name, threshold in chosen.items()},
         "before": before,
         "after": after,
         "yield": after["triplets"] / before["triplets"],
         "ratio_wrong": after["wrong"] / before["wrong"],
-        "by_the_others_thresholds": world.quality(kept_ids(carried)),
-        "filters": {one["filter"]: [one["read"], one["kept"]] for one in read_yields(kept)},
+        "by_the_others_thresholds": {"thresholds": numbers, **world.quality(kept_ids(carried))},
+        "filters": {one["filter"]: [one["read"], one["kept"], one["threshold"]] for one in read_yields(kept)},
         "model": str(world.triplets.manifest["facts"]["revision"])[:12],
     }
     if args.seeds:
@@ -187,11 +193,11 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.filters", description=__doc__)
-    parser.add_argument("--images", type=int, default=1600, help="in each pool")
+    parser.add_argument("--images", type=int, default=3000, help="in each pool")
     parser.add_argument("--pairs", type=int, help="of each pool that texts are written for; all if left out")
     parser.add_argument("--tune-seed", type=int, default=101, help="of the pool that is chosen on")
     parser.add_argument("--seed", type=int, default=102, help="of the pool that is reported")
-    parser.add_argument("--least-yield", type=float, default=0.7, help="that the choice keeps, of the first")
+    parser.add_argument("--least-yield", type=float, default=0.7, help="that is to be kept")
     parser.add_argument("--epochs", type=int, default=6, help="of the training on all triplets")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the training; none: no training")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def deciding_facts(config: FilterConfig, triplets: Artifact, images: Artifact, t
     return {name: facts for name, one in config.switched_on().items() if (facts := one.facts())}
 
 
-@stage(version=2, facts=deciding_facts)
+@stage(version=3, facts=deciding_facts)
 def filter(
     out: Path, config: FilterConfig, triplets: Artifact, images: Artifact, tokens: Artifact, *, resources: Resources
 ) -> Counts:
@@ -133,23 +133,25 @@ class _Sieve:
     def verdicts(self, name: str, one: Filter, world: World) -> Iterator[Sequence[Row]]:
         """Let a filter look at what is left, and take out what it does not keep."""
         seen = self.alive.copy()
-        places = iter(np.flatnonzero(seen).tolist())
-        rows = (row for some in self.chosen(seen) for row in some)
-        dropped, unjudged = 0, Counter[str]()
-        with progress(int(seen.sum()), name) as advance:
-            measured = one.measure(rows, world)
-            while some := list(islice(zip(places, measured, strict=False), _ROWS)):
-                verdicts = [self._verdict(name, one, place, found) for place, found in some]
+        places = np.flatnonzero(seen).tolist()
+        left, measured, dropped, unjudged = iter(places), 0, 0, Counter[str]()
+        with progress(len(places), name) as advance:
+            parts = _parts(one.measure((row for some in self.chosen(seen) for row in some), world), advance)
+            if one.drop is not None:  # the last value comes before the first verdict
+                held = list(parts)
+                one = one.settled([found.value for some in held for found in some if found.value is not None])
+                parts = iter(held)
+            for some in parts:
+                verdicts = [self._verdict(name, one, place, found) for found, place in zip(some, left, strict=False)]
+                measured += len(some)
                 dropped += sum(not verdict["kept"] for verdict in verdicts)
                 unjudged.update(verdict["reason"] for verdict in verdicts if verdict["value"] is None)
                 yield verdicts
-                advance(len(some))
-            if next(places, None) is not None or next(measured, None) is not None:
-                raise RuntimeError(f"filter {name} did not give one value for each of {int(seen.sum())} triplets")
-        read = int(seen.sum())
+        if measured != len(places):
+            raise RuntimeError(f"filter {name} gave {measured} values for {len(places)} triplets")
         self.last = {
-            "filter": name, "threshold": one.threshold, "keeps": one.keeps, "read": read, "kept": read - dropped,
-            "dropped": dropped, "unjudged": dict(sorted(unjudged.items())),
+            "filter": name, "threshold": one.threshold, "keeps": one.keeps, "read": measured,
+            "kept": measured - dropped, "dropped": dropped, "unjudged": dict(sorted(unjudged.items())),
         }  # fmt: skip
 
     def _verdict(self, name: str, one: Filter, place: int, found: Measured) -> dict[str, Any]:
@@ -182,6 +184,12 @@ class _Sieve:
             for place, (name, detail) in sorted(self.faults.items())
         ]
         return pa.Table.from_pylist(rows, schema=REJECTED)
+
+
+def _parts(measured: Iterator[Measured], advance: Callable[[int], None]) -> Iterator[list[Measured]]:
+    while some := list(islice(measured, _ROWS)):
+        yield some
+        advance(len(some))
 
 
 def _bound(one: Filter) -> str:

@@ -6,10 +6,13 @@ sees the triplets' texts, their images and what models say of them.
 """
 
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from math import floor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field
 
 from data.artifact import Artifact
 from data.config import Resources, StageConfig
@@ -110,13 +113,22 @@ class World:
 
 
 class Filter(StageConfig):
-    """Settings of one filter: `on`, `threshold`, and what else decides its values."""
+    """Settings of one filter: `on`, `threshold`, `drop` in its place, and what else decides its values."""
 
     keeps: ClassVar[Literal["at_most", "at_least"]] = "at_most"
     """Values up to the threshold are kept, or values from the threshold on; the threshold itself always is."""
 
     on: bool
     threshold: float
+    drop: float | None = Field(None, ge=0, lt=1, description="share of what it measures to drop, instead of threshold")
+
+    def settled(self, values: Sequence[float]) -> Self:
+        """This filter with a threshold that drops the share `drop` of these values, or less where values are equal."""
+        if self.drop is None or not values:
+            return self
+        ordered = sorted(values, reverse=self.keeps == "at_most")
+        gone = floor(round(self.drop * len(ordered), 6))  # 0.29 * 100 is 28.999999999999996
+        return self.model_copy(update={"threshold": float(ordered[gone])})
 
     def keep(self, value: float | None) -> bool:
         """Whether a triplet of this value stays; one without a value does."""

@@ -110,6 +110,8 @@ class Change:
         for place, other in sorted(self._likeness, key=lambda pair: (-self._likeness[pair], pair)):
             if self._likeness[place, other] and place not in self.became and other not in self.became.values():
                 self.became[place] = other
+        partners = set(self.became.values())
+        self._new = [new.told for place, new in enumerate(self.after) if place not in partners]
 
     def doubts(self, claims: Sequence[Claim]) -> tuple[float, list[float]]:
         """How far the captions leave claims in doubt, all together and each, from 0 to 1.
@@ -176,7 +178,12 @@ class Change:
         about = [_about(claim.told, old.told) for old in self.before]
         most = max(about, default=0)
         subjects = [place for place, number in enumerate(about) if most and number == most and place in self.became]
-        return max((self._changed(place, claim) for place in subjects), default=0.0)
+        return max((self._changed(place, claim) for place in subjects), default=0.0) or self._come(claim)
+
+    def _come(self, claim: Claim) -> float:
+        """How far a thing without a partner has what is said: a new one, of which a detail may be wrong."""
+        most = max((len(claim.words & told) / len(claim.words) for told in self._new), default=0)
+        return most if most > 0.5 else 0.0
 
     def _changed(self, place: int, claim: Claim) -> float:
         """How far what became of a phrase has what is said and was not so; half at most where that is not told."""

@@ -81,10 +81,30 @@ def test_without_filters_and_without_triplets(store: Path) -> None:
     assert (empty.counts.read, empty.counts.dropped) == (0, {})
 
 
-def test_a_filter_that_loses_a_row_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(too_long.Config, "measure", lambda self, rows, world: iter([Measured(1.0)]))
-    with pytest.raises(RuntimeError, match="filter too_long did not give one value for each of 6 triplets"):
-        run(store, FilterConfig(), ROWS)
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("drop", [None, 0.5])
+def test_a_filter_that_loses_or_doubles_a_row_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch, count: int, drop: float | None
+) -> None:
+    monkeypatch.setattr(too_long.Config, "measure", lambda self, rows, world: iter([Measured(1.0)] * count))
+    with pytest.raises(RuntimeError, match=f"filter too_long gave {count} values for 6 triplets"):
+        run(store, FilterConfig.model_validate({"too_long": {"drop": drop}}), ROWS)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [4, 4096])
+def test_a_share_is_dropped_in_place_of_what_a_threshold_would(
+    store: Path, monkeypatch: pytest.MonkeyPatch, rows_at_a_time: int
+) -> None:
+    monkeypatch.setattr("tasks.filter._ROWS", rows_at_a_time)
+    rows = [triplet("red " * count) for count in (1, 9, 3, 7, 7, 2, 60, 4, 5, 6)]
+    made = run(store, FilterConfig.model_validate({"too_long": {"drop": 0.3}, "reference_leak": {"on": False}}), rows)
+    kept = made.read(TRIPLETS, "triplets.parquet")["triplet_id"].to_pylist()
+    assert kept == [f"t-{place:04d}" for place in (0, 2, 3, 4, 5, 7, 8, 9)]  # of 7 there are two: both stay
+    long = next(one for one in read_yields(made) if one["filter"] == "too_long")
+    assert (long["read"], long["kept"], long["dropped"], long["threshold"]) == (10, 8, 2, 7.0)
+    verdicts = made.read(VERDICTS, "verdicts.parquet").to_pylist()
+    assert [(row["threshold"], row["kept"]) for row in verdicts[:2]] == [(7.0, True), (7.0, False)]
+    assert made.read(REJECTED, "rejected.parquet")["detail"].to_pylist()[0].startswith("9, at most 7")
 
 
 def test_ranks_by_the_reference_alone(store: Path) -> None:

@@ -32,6 +32,17 @@ def test_the_threshold_itself_is_kept() -> None:
     assert [least.keep(value) for value in (1, 2, 3, None)] == [False, True, True, True]
 
 
+def test_a_share_is_the_worst_of_what_was_measured() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert too_long.Config(drop=0.29).settled(values).threshold == 71
+    assert too_generic.Config(drop=0.29).settled(values).threshold == 30
+    assert too_long.Config(drop=0.5).settled([1, 1, 1, 2]).threshold == 1
+    assert too_generic.Config(drop=0.5).settled([1, 1, 1, 2]).threshold == 1, "what is equal stays"
+    assert too_long.Config(drop=0).settled(values).threshold == 100
+    assert too_long.Config(threshold=3, drop=0.5).settled([]).threshold == 3, "nothing was measured"
+    assert too_long.Config(threshold=3).settled(values).threshold == 3
+
+
 @pytest.mark.parametrize(
     ("modification", "value"),
     [("Make it look different.", 0), ("change the object", 0), ("make it red", 1), ("a dog instead of a cat", 2)],
