@@ -1,11 +1,14 @@
 """Filter: look at every triplet before it may teach a retriever, and say of each that goes why it went."""
 
 import json
+import pickle
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +89,7 @@ def filter(
         ValueError: if triplets and images do not belong together, or as the filters do.
     """
     generations = SortedTable(out / "unsorted", GENERATIONS, "request_id")
-    sieve = _Sieve(triplets.file("triplets.parquet"))
+    sieve = _Sieve(triplets.file("triplets.parquet"), out)
     yields = []
 
     def judged(world: World) -> Iterator[Sequence[Row]]:
@@ -120,12 +123,13 @@ class _Sieve:
         last: what the last filter came to.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path) -> None:
+        """Take the triplets of a file, and a folder for what has to wait."""
         with pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(TRIPLETS, check_metadata=False):
                 raise ValueError(f"{path} has another schema than triplets have now; run generate again")
             self.ids = file.read(["triplet_id"])["triplet_id"].combine_chunks()
-        self.path = path
+        self.path, self.folder = path, folder
         self.alive: npt.NDArray[np.bool_] = np.ones(len(self.ids), dtype=bool)
         self.faults: dict[int, tuple[str, str]] = {}
         self.last: dict[str, Any] = {}
@@ -135,12 +139,10 @@ class _Sieve:
         seen = self.alive.copy()
         places = np.flatnonzero(seen).tolist()
         left, measured, dropped, unjudged = iter(places), 0, 0, Counter[str]()
-        with progress(len(places), name) as advance:
+        with progress(len(places), name) as advance, TemporaryFile(dir=self.folder) as waiting:
             parts = _parts(one.measure((row for some in self.chosen(seen) for row in some), world), advance)
-            if one.drop is not None:  # the last value comes before the first verdict
-                held = list(parts)
-                one = one.settled([found.value for some in held for found in some if found.value is not None])
-                parts = iter(held)
+            if one.drop is not None:
+                one, parts = _settled(one, parts, waiting)
             for some in parts:
                 verdicts = [self._verdict(name, one, place, found) for found, place in zip(some, left, strict=False)]
                 measured += len(some)
@@ -190,6 +192,24 @@ def _parts(measured: Iterator[Measured], advance: Callable[[int], None]) -> Iter
     while some := list(islice(measured, _ROWS)):
         yield some
         advance(len(some))
+
+
+def _settled(one: Filter, parts: Iterator[list[Measured]], file: IO[bytes]) -> tuple[Filter, Iterator[list[Measured]]]:
+    """Measure all before the first verdict; what was found waits in a file."""
+    values = array("d")
+    for some in parts:
+        pickle.dump(some, file)
+        values.extend(found.value for found in some if found.value is not None)
+    file.seek(0)
+    return one.settled(values), _loaded(file)
+
+
+def _loaded(file: IO[bytes]) -> Iterator[list[Measured]]:
+    while True:
+        try:
+            yield pickle.load(file)
+        except EOFError:
+            return
 
 
 def _bound(one: Filter) -> str:
