@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 import prompts
+from data.tiny_edits import difference
 from data.tiny_language import STYLES, read_modification
 from data.tiny_lessons import ANY, IN_BOTH_SETS, SECOND, TASKS, Lesson, lesson
 from models import tiny
@@ -28,16 +29,23 @@ MIX = {
         (2700, (0.03, 0.15, 0.05, 0.2, 0.27, 0.3)),
         # What is learned last, which thing of several is meant.
         (4800, (0.04, 0.12, 0.04, 0.3, 0.38, 0.12)),
+        # Pairs that differ in several things, as those of a rank window do.
+        (8100, (0.03, 0.58, 0.04, 0.14, 0.15, 0.06)),
     )
 }
 
 
 # From this step on, of the tasks in which an edit is carried out in words, fewer questions are asked that the model
 # answers by now: to change a size, to move or remove something, it has to know which thing is meant before it names it.
-LAST_PHASE = max(MIX)
+MEANT_FROM = 4800
 CARRIED_OUT = ("mvft_ji/target_text", "instruct_cir/instruction")
 LEARNED_LAST = frozenset({"size", "position", "removal"})
 EASY_AGAIN = 0.6  # share of the other questions that are drawn anew
+
+# From this step on, of pairs of images, fewer that differ in one thing only.
+APART_FROM = 8100
+COMPARED = "mra_cir/modification"
+TWINS_AGAIN = 0.8  # share of these that are drawn anew
 
 
 def mix_at(step: int) -> dict[str, float]:
@@ -104,7 +112,11 @@ class Lessons:
             tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.plan.parts)
             for part in range(self.rank, self.plan.parts, self.world):
                 rng = random.Random(f"{name}/{part}")
-                draw = asked_last if step >= LAST_PHASE and tasks[part] in CARRIED_OUT else lesson
+                draw = lesson
+                if step >= MEANT_FROM and tasks[part] in CARRIED_OUT:
+                    draw = asked_last
+                elif step >= APART_FROM and tasks[part] == COMPARED:
+                    draw = asked_apart
                 yield batch([draw(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer)
 
 
@@ -120,6 +132,14 @@ def asked_last(task: str, rng: random.Random, second: float) -> Lesson:
         text = question.fields.get("modification") or question.answer["instruction"]
         kinds = {edit.kind for edit in read_modification(text) or ()}
         if kinds & LEARNED_LAST or rng.random() >= EASY_AGAIN:
+            return question
+
+
+def asked_apart(task: str, rng: random.Random, second: float) -> Lesson:
+    """Draw a question on a pair of images, more often one of a pair that differs in several things."""
+    while True:
+        question = lesson(task, rng, second)
+        if len(difference(*question.scenes)) > 1 or rng.random() >= TWINS_AGAIN:
             return question
 
 
