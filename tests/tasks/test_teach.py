@@ -10,10 +10,11 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from data.artifact import Artifact
 from data.config import Resources
+from data.tiny_edits import difference
 from data.tiny_language import read_modification
 from data.tiny_lessons import Lesson, lesson
 from models import tiny
-from tasks.lessons import CARRIED_OUT, LEARNED_LAST, asked_last, mix_at
+from tasks.lessons import CARRIED_OUT, COMPARED, LEARNED_LAST, asked_apart, asked_last, mix_at
 from tasks.teach import TeachConfig, teach, teach_facts
 
 
@@ -54,7 +55,7 @@ def test_teaching_goes_on_from_a_checkpoint(tmp_path: Path, seen: Artifact) -> N
 
 def test_the_share_of_tasks_follows_the_steps() -> None:
     assert mix_at(0)["caption"] > mix_at(4800)["caption"]
-    for step in (0, 1200, 2000, 2700, 4799, 4800, 9000):
+    for step in (0, 1200, 2000, 2700, 4799, 4800, 8099, 8100):
         assert sum(mix_at(step).values()) == pytest.approx(1.0)
 
 
@@ -68,3 +69,12 @@ def test_what_is_learned_last_is_asked_more_often(task: str) -> None:
         return sum(bool(some & LEARNED_LAST) for some in kinds) / len(kinds)
 
     assert share(asked_last) > share(lesson) + 0.1
+
+
+def test_pairs_that_differ_in_several_things_are_asked_more_often() -> None:
+    def share(draw: Callable[[str, random.Random, float], Lesson]) -> float:
+        rng = random.Random(0)
+        scenes = [draw(COMPARED, rng, 0.25).scenes for _ in range(200)]
+        return sum(len(difference(*pair)) > 1 for pair in scenes) / len(scenes)
+
+    assert share(asked_apart) > share(lesson) + 0.25

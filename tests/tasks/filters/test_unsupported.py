@@ -105,6 +105,16 @@ def test_of_things_that_are_alike_either_may_be_meant() -> None:
     assert wrong == 1
 
 
+def test_a_new_thing_may_be_told_in_part() -> None:
+    """Of five words that are said of what comes, the last is wrong; of an old thing nothing is passed for that."""
+    change = Change("a red ball", "a red ball and a small striped blue cat on the left")
+    detail, other = claims("a small striped blue cat on the right, a small striped dog")
+    assert change.support(detail) == 4 / 5
+    assert change.support(other) == 2 / 3
+    assert change.support(claims("a white dog on the left")[0]) == 0, "less than half"
+    assert change.support(claims("the red ball is blue")[0]) == 0
+
+
 def test_an_unlike_pair_costs() -> None:
     change = Change("a red ball and a blue cat", "a red ball and a green dog")
     likest, said = dict(change.became), claims("the red ball is a green dog")
