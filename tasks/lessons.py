@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,12 +112,14 @@ class Lessons:
             tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.plan.parts)
             for part in range(self.rank, self.plan.parts, self.world):
                 rng = random.Random(f"{name}/{part}")
-                draw = lesson
-                if step >= MEANT_FROM and tasks[part] in CARRIED_OUT:
-                    draw = asked_last
-                elif step >= APART_FROM and tasks[part] == COMPARED:
-                    draw = asked_apart
+                draw = _draw_at(step, tasks[part])
                 yield batch([draw(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer)
+
+
+def _draw_at(step: int, task: str) -> Callable[[str, random.Random, float], Lesson]:
+    if step >= MEANT_FROM and task in CARRIED_OUT:
+        return asked_last
+    return asked_apart if step >= APART_FROM and task == COMPARED else lesson
 
 
 def asked_last(task: str, rng: random.Random, second: float) -> Lesson:
