@@ -53,14 +53,14 @@ RESERVE = 0.015
 class World:
     """The artifacts of one pool up to its triplets, and which of these are right."""
 
-    def __init__(self, seed: int, images: int, pairs: int | None, resources: Resources) -> None:
+    def __init__(self, seed: int, images: int, pairs: int | None, model: str, resources: Resources) -> None:
         self.resources = resources
         self.images = ingest.make(IngestConfig(images=images, seed=seed), resources=resources).artifact
         self.tokens = encode.make(EncodeConfig(), self.images, resources=resources).artifact
         sampled = SampleConfig(limit=pairs)
         ranking = rank.make(RankConfig().limited(pairs, sampled.seed), self.tokens, resources=resources).artifact
         drawn = sample.make(sampled, ranking).artifact
-        self.triplets = generate.make(MraCirGenerate(), drawn, self.images, resources=resources).artifact
+        self.triplets = generate.make(MraCirGenerate(model=model), drawn, self.images, resources=resources).artifact
         rows = self.triplets.read(TRIPLETS, "triplets.parquet").to_pylist()
         self.right = {row["triplet_id"]: _is_right(row, seed) for row in rows}
 
@@ -166,7 +166,7 @@ def recall(world: World, triplets: Artifact, epochs: int, seeds: Sequence[int]) 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     resources = Resources(workers=1)
     started = time.perf_counter()
-    tuned, world = (World(seed, args.images, args.pairs, resources) for seed in (args.tune_seed, args.seed))
+    tuned, world = (World(seed, args.images, args.pairs, args.model, resources) for seed in (args.tune_seed, args.seed))
     shares = {name: share for name, share in choose(tuned, args.least_yield).items() if share}
     kept = world.filtered({name: {"on": True, "drop": share} for name, share in shares.items()})
     values = _values(tuned.filtered(OPEN))
@@ -181,7 +181,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "ratio_wrong": after["wrong"] / before["wrong"],
         "by_the_others_thresholds": {"thresholds": numbers, **world.quality(kept_ids(carried))},
         "filters": {one["filter"]: [one["read"], one["kept"], one["threshold"]] for one in read_yields(kept)},
-        "model": str(world.triplets.manifest["facts"]["revision"])[:12],
+        "model": args.model,
     }
     if args.seeds:
         # The same number of steps on fewer triplets, as near as whole epochs come.
@@ -195,6 +195,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.filters", description=__doc__)
     parser.add_argument("--images", type=int, default=3000, help="in each pool")
     parser.add_argument("--pairs", type=int, help="of each pool that texts are written for; all if left out")
+    parser.add_argument("--model", default="tiny_llava", help="the MLLM that writes: a checkpoint")
     parser.add_argument("--tune-seed", type=int, default=101, help="of the pool that is chosen on")
     parser.add_argument("--seed", type=int, default=102, help="of the pool that is reported")
     parser.add_argument("--least-yield", type=float, default=0.7, help="that is to be kept")
