@@ -43,7 +43,7 @@ OPEN: Mapping[str, Mapping[str, Any]] = {
     "round_trip": {"on": True, "threshold": 0.0},
     "judge": {"on": True, "threshold": 0.0},
 }
-"""Filters for which it is chosen, with thresholds that drop nothing; the others that are on stay as they are."""
+"""Filters for which it is chosen, with thresholds that drop nothing; those that are on anyway stay as they are."""
 SHARES = tuple(one / 1000 for one in range(0, 281, 35))
 """What one filter may drop of what it sees."""
 RESERVE = 0.015
@@ -118,22 +118,17 @@ def _choices(
     if not names:
         yield {}, seen
         return
-    for bound, share in {thresholds({names[0]: one}, values, seen)[names[0]]: one for one in SHARES[::-1]}.items():
-        kept = seen & _within(names[0], values[names[0]], bound)
-        if kept.sum() < least:
-            continue
-        yield from (({names[0]: share, **shares}, left) for shares, left in _choices(names[1:], values, kept, least))
+    name, *rest = names
+    for bound, share in {_threshold(name, one, values[name][seen]): one for one in SHARES[::-1]}.items():
+        kept = seen & _within(name, values[name], bound)
+        if kept.sum() >= least:
+            yield from (({name: share, **shares}, left) for shares, left in _choices(rest, values, kept, least))
 
 
-def thresholds(
-    shares: Mapping[str, float], values: Mapping[str, npt.NDArray[np.float64]], seen: npt.NDArray[np.bool_]
-) -> dict[str, float]:
-    """The thresholds at which filters, each by itself, drop these shares of what they see and can measure."""
-    found = {}
-    for name, share in shares.items():
-        known = values[name][seen & ~np.isnan(values[name])].tolist()
-        found[name] = float(getattr(FilterConfig(), name).model_copy(update={"drop": share}).settled(known).threshold)
-    return found
+def _threshold(name: str, share: float, values: npt.NDArray[np.float64]) -> float:
+    """The threshold at which a filter drops this share of what it could measure."""
+    known = values[~np.isnan(values)].tolist()
+    return float(getattr(FilterConfig(), name).model_copy(update={"drop": share}).settled(known).threshold)
 
 
 def _within(name: str, values: npt.NDArray[np.float64], bound: float) -> npt.NDArray[np.bool_]:
@@ -168,9 +163,9 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     tuned, world = (World(seed, args.images, args.pairs, args.model, resources) for seed in (args.tune_seed, args.seed))
     shares = {name: share for name, share in choose(tuned, args.least_yield).items() if share}
-    kept = world.filtered({name: {"on": True, "drop": share} for name, share in shares.items()})
-    values = _values(tuned.filtered(OPEN))
-    numbers = thresholds(shares, values, np.ones(len(next(iter(values.values()))), dtype=np.bool_))
+    settings = {name: {"on": True, "drop": share} for name, share in shares.items()}
+    kept, there = world.filtered(settings), read_yields(tuned.filtered(settings))
+    numbers = {one["filter"]: one["threshold"] for one in there if one["filter"] in shares}
     carried = world.filtered({name: {"on": True, "threshold": value} for name, value in numbers.items()})
     before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
     result: dict[str, Any] = {

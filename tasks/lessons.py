@@ -112,11 +112,12 @@ class Lessons:
             tasks = random.Random(name).choices(list(mix), list(mix.values()), k=self.plan.parts)
             for part in range(self.rank, self.plan.parts, self.world):
                 rng = random.Random(f"{name}/{part}")
-                draw = _draw_at(step, tasks[part])
+                draw = draw_at(step, tasks[part])
                 yield batch([draw(tasks[part], rng, self.plan.second) for _ in range(self.plan.batch)], self.tokenizer)
 
 
-def _draw_at(step: int, task: str) -> Callable[[str, random.Random, float], Lesson]:
+def draw_at(step: int, task: str) -> Callable[[str, random.Random, float], Lesson]:
+    """What draws a question of a task at a step."""
     if step >= MEANT_FROM and task in CARRIED_OUT:
         return asked_last
     return asked_apart if step >= APART_FROM and task == COMPARED else lesson

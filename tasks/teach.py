@@ -46,7 +46,7 @@ def teach_facts(config: TeachConfig, seen: Artifact) -> dict[str, Any]:
     return {"start": folder_revision(config.start)} if config.start else {}
 
 
-@stage(version=2, facts=teach_facts)
+@stage(version=3, facts=teach_facts)
 def teach(out: Path, config: TeachConfig, seen: Artifact, *, resources: Resources) -> Counts:
     """Train the LLaVA on lessons that are never repeated, the tower frozen; continues from the last saved step.
 

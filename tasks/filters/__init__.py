@@ -128,7 +128,7 @@ class Filter(StageConfig):
             return self
         ordered = sorted(values, reverse=self.keeps == "at_most")
         gone = floor(round(self.drop * len(ordered), 6))  # 0.29 * 100 is 28.999999999999996
-        return self.model_copy(update={"threshold": float(ordered[gone])})
+        return self.model_copy(update={"threshold": float(ordered[min(gone, len(ordered) - 1)])})
 
     def keep(self, value: float | None) -> bool:
         """Whether a triplet of this value stays; one without a value does."""

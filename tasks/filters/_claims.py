@@ -178,10 +178,12 @@ class Change:
         about = [_about(claim.told, old.told) for old in self.before]
         most = max(about, default=0)
         subjects = [place for place, number in enumerate(about) if most and number == most and place in self.became]
-        return max((self._changed(place, claim) for place in subjects), default=0.0) or self._come(claim)
+        return max((self._changed(place, claim) for place in subjects), default=0.0) or (
+            0.0 if had else self._come(claim)
+        )
 
     def _come(self, claim: Claim) -> float:
-        """How far a thing without a partner has what is said: a new one, of which a detail may be wrong."""
+        """How far a thing without a partner, by the likest pairs, has what is said: a detail of it may be wrong."""
         most = max((len(claim.words & told) / len(claim.words) for told in self._new), default=0)
         return most if most > 0.5 else 0.0
 

@@ -17,6 +17,7 @@ from tests.tasks.scripted_generate import small_images, small_model, use_scripte
 
 GENERIC = "make it different"
 LONG = "red " * 60
+DOGS = ("two red dogs chase balls", "two blue dogs chase balls")
 ROWS = [triplet(text) for text in ("make it red", GENERIC, LONG, "a blue square", GENERIC, "two hearts")]
 
 
@@ -52,6 +53,14 @@ def test_every_triplet_is_kept_or_dropped_for_a_reason(store: Path) -> None:
         ("t-0004", "too_generic"),
     ]
     assert rejected[0]["detail"] == "0, at least 1; make it different"
+
+
+def test_a_share_is_of_what_could_be_measured(store: Path) -> None:
+    rows = [triplet("make it red") | {"reference_caption": caption} for caption in (None, *DOGS, None)]
+    made = run(store, FilterConfig.model_validate({"reference_leak": {"drop": 0.5}}), rows)
+    leaks = [one for one in read_yields(made) if one["filter"] == "reference_leak"]
+    assert (leaks[0]["read"], leaks[0]["kept"], leaks[0]["unjudged"]) == (4, 3, {"no_caption": 2})
+    assert made.read(TRIPLETS, "dropped.parquet")["triplet_id"].to_pylist() == ["t-0001"]
 
 
 def test_what_one_filter_drops_the_next_does_not_see(store: Path) -> None:

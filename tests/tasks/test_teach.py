@@ -14,7 +14,7 @@ from data.tiny_edits import difference
 from data.tiny_language import read_modification
 from data.tiny_lessons import Lesson, lesson
 from models import tiny
-from tasks.lessons import CARRIED_OUT, COMPARED, LEARNED_LAST, asked_apart, asked_last, mix_at
+from tasks.lessons import APART_FROM, CARRIED_OUT, COMPARED, LEARNED_LAST, asked_apart, asked_last, draw_at, mix_at
 from tasks.teach import TeachConfig, teach, teach_facts
 
 
@@ -57,6 +57,12 @@ def test_the_share_of_tasks_follows_the_steps() -> None:
     assert mix_at(0)["caption"] > mix_at(4800)["caption"]
     for step in (0, 1200, 2000, 2700, 4799, 4800, 8099, 8100):
         assert sum(mix_at(step).values()) == pytest.approx(1.0)
+
+
+def test_the_questions_of_a_task_follow_the_steps() -> None:
+    assert [draw_at(step, COMPARED) for step in (0, APART_FROM - 1, APART_FROM)] == [lesson, lesson, asked_apart]
+    assert [draw_at(step, CARRIED_OUT[0]) for step in (4799, 4800, APART_FROM)] == [lesson, asked_last, asked_last]
+    assert draw_at(APART_FROM, "caption") is lesson
 
 
 @pytest.mark.parametrize("task", CARRIED_OUT)

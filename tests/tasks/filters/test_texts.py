@@ -39,6 +39,7 @@ def test_a_share_is_the_worst_of_what_was_measured() -> None:
     assert too_long.Config(drop=0.5).settled([1, 1, 1, 2]).threshold == 1
     assert too_generic.Config(drop=0.5).settled([1, 1, 1, 2]).threshold == 1, "what is equal stays"
     assert too_long.Config(drop=0).settled(values).threshold == 100
+    assert too_long.Config(drop=0.9999999).settled(values).threshold == 1
     assert too_long.Config(threshold=3, drop=0.5).settled([]).threshold == 3, "nothing was measured"
     assert too_long.Config(threshold=3).settled(values).threshold == 3
 

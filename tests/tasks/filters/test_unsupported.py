@@ -113,6 +113,8 @@ def test_a_new_thing_may_be_told_in_part() -> None:
     assert change.support(other) == 2 / 3
     assert change.support(claims("a white dog on the left")[0]) == 0, "less than half"
     assert change.support(claims("the red ball is blue")[0]) == 0
+    twin = Change("a red ball on the left", "a red ball on the left and a small red ball on the right")
+    assert twin.support(claims("the red ball is on the left")[0]) == 0, "it was so"
 
 
 def test_an_unlike_pair_costs() -> None:
