@@ -46,7 +46,7 @@ OPEN: Mapping[str, Mapping[str, Any]] = {
 """Filters for which it is chosen, with thresholds that drop nothing; those that are on anyway stay as they are."""
 SHARES = tuple(one / 1000 for one in range(0, 281, 35))
 """What one filter may drop of what it sees."""
-RESERVE = 0.015
+RESERVE = 0.01
 """Of the yield: what filters that are always on may drop more of another pool."""
 
 
