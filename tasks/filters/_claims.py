@@ -178,9 +178,8 @@ class Change:
         about = [_about(claim.told, old.told) for old in self.before]
         most = max(about, default=0)
         subjects = [place for place, number in enumerate(about) if most and number == most and place in self.became]
-        return max((self._changed(place, claim) for place in subjects), default=0.0) or (
-            0.0 if had else self._come(claim)
-        )
+        changed = max((self._changed(place, claim) for place in subjects), default=0.0)
+        return changed or (0.0 if had else self._come(claim))
 
     def _come(self, claim: Claim) -> float:
         """How far a thing without a partner, by the likest pairs, has what is said: a detail of it may be wrong."""
