@@ -6,6 +6,7 @@ writes by parsing it and comparing it with the scenes, in any wording.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -258,9 +259,9 @@ def lesson(task: str, rng: random.Random, second: float = 0.0) -> Lesson:
 
 
 def _modification_is_right(text: str, reference: Scene, target: Scene, rng: random.Random) -> bool:
-    """Every stated change holds, and the edited reference is nearer to the target than to each of 100 random scenes."""
+    """Every stated change is true, and the edited reference is nearer to the target than any of 100 random scenes."""
     edits = language.read_modification(text)
-    if not edits or not all(holds(edit, reference, target) or _cleared(edit, reference, target) for edit in edits):
+    if not edits or not all(_is_true(edits, i, reference, target) for i in range(len(edits))):
         return False
     try:
         patterns = apply_edits(reference, edits)
@@ -271,10 +272,23 @@ def _modification_is_right(text: str, reference: Scene, target: Scene, rng: rand
     return all(near < pattern.distance(other) for pattern in patterns[:1] for other in others)
 
 
-def _cleared(edit: Edit, reference: Scene, target: Scene) -> bool:
-    """Whether the only thing goes, which means nothing alone and something where another comes in its place."""
-    alone = edit.kind == "removal" and edit.source is not None and len(reference.things) == 1
-    return alone and not any(fits(edit.source, thing) for thing in target.things)  # type: ignore[arg-type]
+def _is_true(edits: Sequence[Edit], i: int, reference: Scene, target: Scene) -> bool:
+    """Say whether the i-th change brings the reference nearer to the target, made alone or after all the others.
+
+    Where one thing takes the place of another, neither that the one goes nor that the other comes does so alone.
+    """
+    if holds(edits[i], reference, target):
+        return True
+    others = [*edits[:i], *edits[i + 1 :]]
+    return _left(edits, reference, target) < _left(others, reference, target)
+
+
+def _left(edits: Sequence[Edit], reference: Scene, target: Scene) -> float:
+    """What must still change after `edits`; infinite where they mean nothing."""
+    try:
+        return min(pattern.distance(target) for pattern in apply_edits(reference, edits))
+    except InapplicableError:
+        return math.inf
 
 
 def _applies(text: str, scene: Scene) -> bool:

@@ -94,7 +94,7 @@ def request(question: Lesson, task: str, index: int) -> Request:
     )
 
 
-@stage(version=2)
+@stage(version=3)
 def examine(out: Path, config: ExamineConfig, taught: Artifact, *, resources: Resources) -> Counts:
     """Ask `taught`'s model `config.questions` of each kind at temperature 0; write marks.json and answers.json."""
     checkpoint = taught.path / "checkpoint"

@@ -62,7 +62,7 @@ class TruthConfig(StageConfig):
     seed: int = 0
 
 
-@stage(version=2)
+@stage(version=3)
 def truth(out: Path, config: TruthConfig, triplets: Artifact) -> Counts:
     """Write truth.parquet: of every triplet whether it is right. `detail` has the percentage with its 95 % interval.
 

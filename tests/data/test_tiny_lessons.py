@@ -1,10 +1,14 @@
 """Right answers are judged right, wrong ones wrong."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
+from data import tiny_language as language
+from data.tiny_edits import KINDS, Edit, difference, holds
 from data.tiny_lessons import TASKS, Lesson, is_right, lesson
+from data.tiny_random_edits import pool_scene, random_edit
 from data.tiny_world import Scene, Thing, is_held_out
 
 
@@ -59,3 +63,36 @@ def test_the_only_thing_may_be_taken_away_if_another_comes() -> None:
     assert not right("take away the cyan star and add a small green diamond in the top right")
     both = Scene("white", (star, ring))
     assert not right("take away the cyan star and add a big red striped ring in the top left", target=both)
+
+
+def told_pairs(count: int) -> Iterator[tuple[Scene, Scene, list[Edit]]]:
+    """Images of a pool, most of which have nothing in common, with all that differs."""
+    for i in range(count):
+        rng = random.Random(f"pair/{i}")
+        reference, target = (pool_scene(rng.randrange(3000), 7) for _ in range(2))
+        if edits := difference(reference, target):
+            yield reference, target, edits
+
+
+def says(edits: list[Edit], reference: Scene, target: Scene) -> bool:
+    answer = {"modification": language.modification(edits, reference, random.Random(0), "sentence")}
+    return is_right(Lesson("mra_cir/modification", (reference, target), {}, answer), answer)
+
+
+def test_a_text_that_tells_every_difference_is_right() -> None:
+    pairs = list(told_pairs(300))
+    assert any(not holds(edit, a, b) for a, b, edits in pairs for edit in edits), "things take the place of others"
+    assert all(says(edits, a, b) for a, b, edits in pairs)
+
+
+def test_one_false_change_among_true_ones_is_wrong() -> None:
+    right = tried = 0
+    for i, (reference, target, edits) in enumerate(told_pairs(300)):
+        rng = random.Random(f"false/{i}")
+        false = random_edit(rng, reference, rng.choice([kind for kind in KINDS if kind != "negation"]))
+        if false is None or false in edits or holds(false, reference, target):
+            continue
+        tried += 1
+        right += says([*edits, false], reference, target)
+    assert tried > 150
+    assert right < 0.03 * tried
