@@ -1,8 +1,8 @@
 """What filters do to triplets whose truth is known: ``python -m bench.filters --json``.
 
 Two pools of the tiny world, of different seeds, go through the stages of mra_cir up to their triplets. On the first it
-is chosen what share each filter drops; on the second the filters then do their work with these settings, and two
-retrievers are trained, on all triplets and on the kept ones. The filters see what the stage sees: images, texts and
+is chosen how the filters share what may be dropped; on the second they then do their work, and two retrievers are
+trained, on all triplets and on the kept ones. The filters see what the stage sees: images, texts and
 answers of the MLLM. The truth, from the scenes behind the images, chooses on the first pool and judges on the second.
 Everything is kept below CIRQUE_HOME.
 """
@@ -44,10 +44,8 @@ OPEN: Mapping[str, Mapping[str, Any]] = {
     "judge": {"on": True, "threshold": 0.0},
 }
 """Filters for which it is chosen, with thresholds that drop nothing; those that are on anyway stay as they are."""
-SHARES = tuple(one / 1000 for one in range(0, 281, 35))
-"""What one filter may drop of what it sees."""
-RESERVE = 0.01
-"""Of the yield: what filters that are always on may drop more of another pool."""
+PARTS = 8
+"""What may be dropped is shared among the filters in so many parts."""
 
 
 class World:
@@ -87,8 +85,8 @@ def kept_ids(artifact: Artifact) -> list[str]:
     return ids
 
 
-def choose(world: World, least_yield: float) -> dict[str, float]:
-    """Shares to drop, by filter: of those that keep `least_yield` of all and `RESERVE`, by as few filters as will do.
+def choose(world: World, least_yield: float) -> dict[str, int]:
+    """Of what may be dropped, the parts that each filter drops, `PARTS` at most together: by as few filters as will do.
 
     The fewest wrong triplets left may be chance: among all within one standard error of them, those by the fewest
     filters are taken, and of these the ones with the fewest wrong.
@@ -96,33 +94,49 @@ def choose(world: World, least_yield: float) -> dict[str, float]:
     opened = world.filtered(OPEN)
     values = _values(opened)
     right = np.array([world.right[triplet] for triplet in kept_ids(opened)])
-    every, least = np.ones(len(right), dtype=np.bool_), (least_yield + RESERVE) * len(world.right)
+    part = droppable(len(right), len(world.right), least_yield) / PARTS
     found = [
-        (1 - float(right[kept].mean()), int(kept.sum()), shares)
-        for shares, kept in _choices(list(OPEN), values, every, least)
+        (1 - float(right[kept].mean()), int(kept.sum()), parts)
+        for parts, kept in _choices(list(OPEN), values, np.ones(len(right), dtype=np.bool_), part, PARTS)
     ]
-    if not found:
-        raise ValueError(f"the filters that are always on leave less than {least_yield + RESERVE:.1%} of the triplets")
     fewest, count, _ = min(found, key=lambda one: one[0])
     near = [one for one in found if one[0] <= fewest + (fewest * (1 - fewest) / count) ** 0.5]
-    return min(near, key=lambda one: (sum(share > 0 for share in one[2].values()), one[0]))[2]
+    return min(near, key=lambda one: (sum(parts > 0 for parts in one[2].values()), one[0]))[2]
+
+
+def droppable(left: int, count: int, least_yield: float) -> float:
+    """What shares of `left` triplets, those of `count` that the filters always on keep, may add up to."""
+    if left < least_yield * count:
+        raise ValueError(f"the filters that are always on keep {left} of {count} triplets, less than {least_yield:.1%}")
+    return 1 - least_yield * count / left
+
+
+def settings_of(world: World, parts: Mapping[str, int], least_yield: float) -> dict[str, dict[str, Any]]:
+    """Settings by which these parts leave `least_yield` of the world's triplets, or a little more; no truth enters."""
+    part = droppable(len(kept_ids(world.filtered({}))), len(world.right), least_yield) / PARTS
+    return {name: {"on": True, "drop": given * part} for name, given in parts.items() if given}
 
 
 def _choices(
-    names: Sequence[str], values: Mapping[str, npt.NDArray[np.float64]], seen: npt.NDArray[np.bool_], least: float
-) -> Iterator[tuple[dict[str, float], npt.NDArray[np.bool_]]]:
-    """All shares for these filters, one after the other as in the stage, and what they keep: `least` or more.
+    names: Sequence[str],
+    values: Mapping[str, npt.NDArray[np.float64]],
+    seen: npt.NDArray[np.bool_],
+    part: float,
+    parts: int,
+) -> Iterator[tuple[dict[str, int], npt.NDArray[np.bool_]]]:
+    """All ways to give each filter some of the parts, one after the other as in the stage, and what they keep.
 
-    Of shares that drop the same the least is taken.
+    Of parts that drop the same the fewest are taken.
     """
     if not names:
         yield {}, seen
         return
     name, *rest = names
-    for bound, share in {_threshold(name, one, values[name][seen]): one for one in SHARES[::-1]}.items():
+    known = {_threshold(name, given * part, values[name][seen]): given for given in range(parts, -1, -1)}
+    for bound, given in known.items():
         kept = seen & _within(name, values[name], bound)
-        if kept.sum() >= least:
-            yield from (({name: share, **shares}, left) for shares, left in _choices(rest, values, kept, least))
+        for others, left in _choices(rest, values, kept, part, parts - given):
+            yield {name: given, **others}, left
 
 
 def _threshold(name: str, share: float, values: npt.NDArray[np.float64]) -> float:
@@ -162,14 +176,14 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     resources = Resources(workers=1)
     started = time.perf_counter()
     tuned, world = (World(seed, args.images, args.pairs, args.model, resources) for seed in (args.tune_seed, args.seed))
-    shares = {name: share for name, share in choose(tuned, args.least_yield).items() if share}
-    settings = {name: {"on": True, "drop": share} for name, share in shares.items()}
-    kept, there = world.filtered(settings), read_yields(tuned.filtered(settings))
-    numbers = {one["filter"]: one["threshold"] for one in there if one["filter"] in shares}
+    parts = choose(tuned, args.least_yield)
+    settings, others = (settings_of(pool, parts, args.least_yield) for pool in (world, tuned))
+    kept, there = world.filtered(settings), read_yields(tuned.filtered(others))
+    numbers = {one["filter"]: one["threshold"] for one in there if one["filter"] in settings}
     carried = world.filtered({name: {"on": True, "threshold": value} for name, value in numbers.items()})
     before, after = world.quality(list(world.right)), world.quality(kept_ids(kept))
     result: dict[str, Any] = {
-        "shares": {name: round(share, 4) for name, share in shares.items()},
+        "shares": {name: round(one["drop"], 4) for name, one in settings.items()},
         "before": before,
         "after": after,
         "yield": after["triplets"] / before["triplets"],
