@@ -2,9 +2,9 @@
 
 Two pools of the tiny world, of different seeds, go through the stages of mra_cir up to their triplets. On the first it
 is chosen how the filters share what may be dropped; on the second they then do their work, and two retrievers are
-trained, on all triplets and on the kept ones. The filters see what the stage sees: images, texts and
-answers of the MLLM. The truth, from the scenes behind the images, chooses on the first pool and judges on the second.
-Everything is kept below CIRQUE_HOME.
+trained, on all triplets and on the kept ones. The filters see what the stage sees: images, texts and answers of the
+MLLM. The truth, from the scenes behind the images, chooses on the first pool and judges on the second. Everything is
+kept below CIRQUE_HOME.
 """
 
 import argparse
