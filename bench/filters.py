@@ -214,6 +214,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.tune_seed == args.seed:
         parser.error("it is chosen on another pool than the one that is reported: give two seeds")
+    if not 0 < args.least_yield < 1:
+        parser.error(f"--least-yield is a share between 0 and 1, not {args.least_yield:g}")
     result = bench(args)
     if args.json:
         print(json.dumps(result))

@@ -90,3 +90,10 @@ def test_one_pool_cannot_be_both(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--seed", "3", "--tune-seed", "3"])
     assert "give two seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["0", "1", "70"])
+def test_a_yield_is_a_share(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--least-yield", given])
+    assert f"between 0 and 1, not {given}" in capsys.readouterr().err

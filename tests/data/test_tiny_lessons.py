@@ -95,4 +95,4 @@ def test_one_false_change_among_true_ones_is_wrong() -> None:
         tried += 1
         right += says([*edits, false], reference, target)
     assert tried > 150
-    assert right < 0.03 * tried
+    assert right == 0
