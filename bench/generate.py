@@ -36,7 +36,7 @@ from data.schemas import IMAGES, PAIRS
 from data.tiny_drawing import png
 from data.tiny_random_edits import pool_scene
 from flows.mra_cir import MraCir
-from models.backends import Request, Response, Sampling, TextGenerator
+from models.backends import Overlapping, Request, Response, Sampling
 from models.backends.vllm import VllmGenerator
 from models.checkpoints import resolve
 from tasks.ingest import open_image
@@ -50,8 +50,18 @@ class Instant:
 
     model, revision = "instant", "0"
 
+    def __init__(self) -> None:
+        self._begun: dict[str, Request] = {}
+
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        return [self._answer(request) for request in requests]
+        self.begin(requests)
+        return self.finish([request.request_id for request in requests])
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        self._begun |= {request.request_id: replace(request, images=()) for request in requests}
+
+    def finish(self, request_ids: Sequence[str]) -> list[Response]:
+        return [self._answer(self._begun.pop(request_id)) for request_id in request_ids]
 
     def close(self) -> None:
         pass
@@ -65,14 +75,21 @@ class Instant:
 class Lent:
     """A generator that outlives the stage, and what it was asked: prompt, image digests, seed, temperature."""
 
-    def __init__(self, generator: TextGenerator) -> None:
+    def __init__(self, generator: Overlapping) -> None:
         self.model, self.revision = generator.model, generator.revision
         self._generator = generator
         self.asked: list[Request] = []
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
+        self.begin(requests)
+        return self.finish([request.request_id for request in requests])
+
+    def begin(self, requests: Sequence[Request]) -> None:
         self.asked += [replace(request, images=()) for request in requests]
-        return self._generator.generate(requests)
+        self._generator.begin(requests)
+
+    def finish(self, request_ids: Sequence[str]) -> list[Response]:
+        return self._generator.finish(request_ids)
 
     def close(self) -> None:
         """The lender's business."""
@@ -102,7 +119,7 @@ def inputs(folder: Path, rows: int, seed: int) -> tuple[Artifact, Artifact]:
     return made[0], made[1]
 
 
-def run_stage(folder: Path, generator: TextGenerator, pairs: Artifact, images: Artifact, chunk: int) -> float:
+def run_stage(folder: Path, generator: Overlapping, pairs: Artifact, images: Artifact, chunk: int) -> float:
     """Seconds of the whole stage with an empty store and an engine that is already there."""
     os.environ["CIRQUE_HOME"] = str(folder / "home")
     opener = tasks.generate.load_backend
@@ -197,7 +214,7 @@ def _warm(generator: VllmGenerator, folder: Path) -> None:
 
 def memory(rows: int, engine: str, chunk: int) -> float:
     """Peak resident memory in GiB of this process after the stage has run over `rows`."""
-    generator: TextGenerator = _real() if engine == "vllm" else Instant()
+    generator: Overlapping = _real() if engine == "vllm" else Instant()
     with tempfile.TemporaryDirectory() as folder:
         # In a process of their own: drawing and listing so many images takes memory too, and is not the stage's.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as maker:

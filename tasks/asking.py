@@ -9,22 +9,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from data.config import Resources
 from data.images import BadImage
-from models.backends import BrokenOff, Engine, Opener, Request, Response, Sampling, TextGenerator
+from models.backends import BrokenOff, Engine, Opener, Overlapping, Request, Response, Sampling, TextGenerator
 from models.checkpoints import Located
 from prompts import Prompt
 from tasks.ledger import Entry, Ledger
 from tasks.replies import Rejected, read_reply, shown_example
-from tasks.requests import Attempt, Outcome, Question, Terms
+from tasks.requests import Attempt, Outcome, Picture, Question, Terms
 from tasks.shards import spread
 
-# So many unreadable images and no readable one in a chunk: the fault is not in the images.
+# So many unreadable images and no readable one in a part: the fault is not in the images.
 _GONE = 8
+_PARTS = 4  # of a chunk, for an engine that takes more while it is at work
+_DECODED_AT_ONCE = 16  # images, by a thread
 
 
 @dataclass
@@ -72,8 +74,8 @@ class Asker:
         Args:
             terms: whom to ask and how.
             opener: starts the engine when the first request is not in the ledger.
-            resources: requests that show `chunk` images go to the engine at once, or as many requests that show none;
-                `workers` threads decode the images of the next.
+            resources: the engine has requests that show `chunk` images, or as many requests that show none; `workers`
+                threads decode the images of the next.
             ledger: root folder of the ledgers.
             retries: attempts after the first, each with another seed.
             images_per_prompt: the most that any prompt will show.
@@ -83,6 +85,7 @@ class Asker:
         self.terms, self.resources, self.ledger, self.retries, self.record = terms, resources, ledger, retries, record
         self._opener, self._images_per_prompt = opener, images_per_prompt
         self._generator: TextGenerator | None = None
+        self._begun: list[Request] = []  # for an engine that does not overlap
 
     def ask(self, prompt: Prompt, questions: Iterable[Question], choices: tuple[str, ...] = ()) -> Iterator[Outcome]:
         """Answer all questions, in no particular order. They are drawn as they are needed.
@@ -120,8 +123,13 @@ class Asker:
             while _engines:  # of threads; those of other processes end with them
                 _engines.pop().close()
 
-    def generate(self, requests: list[Request]) -> list[Response]:
-        """Let the engine answer, starting it if necessary."""
+    @property
+    def overlaps(self) -> bool | None:
+        """Whether the engine takes more while it is at work; None before it is started."""
+        return None if self._generator is None else isinstance(self._generator, Overlapping)
+
+    def begin(self, requests: list[Request]) -> None:
+        """Hand requests to the engine, starting it if necessary."""
         started = time.perf_counter()
         if self._generator is None:
             terms = self.terms
@@ -130,11 +138,25 @@ class Asker:
             )
             self.figures.start_seconds += time.perf_counter() - started
             started = time.perf_counter()
-        responses = self._generator.generate(requests)
-        if [response.request_id for response in responses] != [request.request_id for request in requests]:
-            raise RuntimeError(f"{len(responses)} responses that do not match the {len(requests)} requests")
+        if isinstance(self._generator, Overlapping):
+            self._generator.begin(requests)
+        else:
+            self._begun = requests
         self.figures.engine_seconds += time.perf_counter() - started
-        self.figures.asked += len(requests)
+
+    def finish(self, request_ids: list[str]) -> list[Response]:
+        """Responses to what was begun in one call."""
+        assert self._generator is not None
+        started = time.perf_counter()
+        if isinstance(self._generator, Overlapping):
+            responses = self._generator.finish(request_ids)
+        else:
+            responses = self._generator.generate(self._begun)
+            self._begun = []
+        if [response.request_id for response in responses] != request_ids:
+            raise RuntimeError(f"{len(responses)} responses that do not match the {len(request_ids)} requests")
+        self.figures.engine_seconds += time.perf_counter() - started
+        self.figures.asked += len(request_ids)
         return responses
 
     def __enter__(self) -> "Asker":
@@ -188,8 +210,9 @@ def _kept_engine(
 class _Session:
     """The questions of one prompt on their way through ledger, decoding, engine and parser.
 
-    At any time one chunk is with the engine and the next is being decoded. A question whose answer is rejected goes
-    into the chunk after that, so that the engine's batches stay full.
+    At any time one chunk is with the engine and the next is being decoded. An engine that takes more while it is at
+    work has the chunk in parts: when the oldest is done it is stored, and another is handed over, so that the engine's
+    batch stays full. A question whose answer is rejected goes into the next chunk or part that is drawn.
     """
 
     def __init__(
@@ -214,28 +237,34 @@ class _Session:
         self._ledger = Ledger(asker.ledger, terms.model, terms.located.revision, prompt.name, prompt.digest)
 
     def outcomes(self) -> Iterator[Outcome]:
-        chunk: list[Attempt] = []
-        loading: dict[str, Future[Image.Image]] = {}
+        begun: deque[dict[str, Attempt]] = deque()
+        part: list[Attempt] = []
+        loading: list[Future[_Images]] = []
         while True:
+            parts = 1 if self._asker.overlaps is False else min(_PARTS, self._chunk)
+            size = self._chunk // parts
             following: list[Attempt] = []
-            while len(following) < self._chunk and self._draw_into(following):
+            while len(following) < size and self._draw_into(following, size):
                 yield from self._flush()
             following_loading = self._load(following)
-            if chunk:
-                self._answer(chunk, loading)
-                yield from self._flush()
-            elif not following:
+            if ready := self._begin(part, loading):
+                begun.append(ready)
+            # While the first part waits for its images, it is not known yet what the engine can do.
+            if finished := begun and (len(begun) >= parts or not self._asker.overlaps or not following):
+                self._finish(begun.popleft())
+            yield from self._flush()
+            if not (finished or begun or following):
                 return
-            chunk, loading = following, following_loading
+            part, loading = following, following_loading
 
     def _flush(self) -> Iterator[Outcome]:
         self._asker.record(self._rows)
         done, self._done, self._rows = self._done, [], []
         yield from done
 
-    def _draw_into(self, chunk: list[Attempt]) -> bool:
+    def _draw_into(self, chunk: list[Attempt], size: int) -> bool:
         """Draw questions, settle what the ledger knows, and add the rest to the chunk; False if there was none left."""
-        room = self._chunk - len(chunk)
+        room = size - len(chunk)
         attempts = [self._again.popleft() for _ in range(min(room, len(self._again)))]
         attempts += [self._attempt(question, 0) for question in islice(self._fresh, room - len(attempts))]
         stored = self._ledger.find(attempt.request_id for attempt in attempts)
@@ -253,29 +282,35 @@ class _Session:
     def _attempt(self, question: Question, number: int) -> Attempt:
         return Attempt.of(self._terms, self._prompt, question, number, self._choices)
 
-    def _load(self, chunk: list[Attempt]) -> dict[str, Future[Image.Image]]:
-        """Set the threads to the chunk's images, each once."""
-        wanted = dict.fromkeys(image_id for attempt in chunk for image_id in attempt.question.image_ids)
-        return {image_id: self._pool.submit(self._terms.pictures[image_id].load) for image_id in wanted}
+    def _load(self, part: list[Attempt]) -> list[Future["_Images"]]:
+        """Set the threads to the part's images, each once."""
+        wanted = list(dict.fromkeys(image_id for attempt in part for image_id in attempt.question.image_ids))
+        some = range(0, len(wanted), _DECODED_AT_ONCE)
+        pictures = self._terms.pictures
+        return [self._pool.submit(_decoded, pictures, wanted[start : start + _DECODED_AT_ONCE]) for start in some]
 
-    def _answer(self, chunk: list[Attempt], loading: dict[str, Future[Image.Image]]) -> None:
-        """Ask one chunk, store the answers, and settle them."""
+    def _begin(self, part: list[Attempt], loading: list[Future["_Images"]]) -> dict[str, Attempt]:
+        """Hand a part to the engine, without the questions whose images cannot be read, which are settled."""
         images, faults = _loaded(loading)
         ready: dict[str, Attempt] = {}
-        for attempt in chunk:
+        for attempt in part:
             bad = next((faults[image_id] for image_id in attempt.question.image_ids if image_id in faults), None)
             if bad is None:
                 ready[attempt.request_id] = attempt
             else:
                 self._give_up(attempt.request_id, bad)
-        if not ready:
-            return
+        if ready:
+            self._asker.begin([attempt.request(images) for attempt in ready.values()])
+        return ready
+
+    def _finish(self, asked: dict[str, Attempt]) -> None:
+        """Wait for the answers to what was begun, store and settle them."""
         try:
-            responses = self._asker.generate([attempt.request(images) for attempt in ready.values()])
+            responses = self._asker.finish(list(asked))
         except BrokenOff as error:
-            self._keep([ready[response.request_id].entry(response) for response in error.responses])
+            self._keep([asked[response.request_id].entry(response) for response in error.responses])
             raise
-        entries = [ready[response.request_id].entry(response) for response in responses]
+        entries = [asked[response.request_id].entry(response) for response in responses]
         stored = self._keep(entries)
         for entry in entries:
             for attempt in self._waiting.pop(entry.request_id):
@@ -310,19 +345,34 @@ class _Session:
         self._done.append(Outcome(attempt.question.row_id, texts, entry.request_id, raw, entry.probabilities))
 
 
-def _loaded(loading: Mapping[str, Future[Image.Image]]) -> tuple[dict[str, Image.Image], dict[str, BadImage]]:
-    """Wait for the images; those that cannot be read come as what is wrong with them."""
-    images: dict[str, Image.Image] = {}
-    faults: dict[str, BadImage] = {}
-    for image_id, future in loading.items():
+class _Images(NamedTuple):
+    """Images by id; those that cannot be read as what is wrong with them."""
+
+    images: dict[str, Image.Image]
+    faults: dict[str, BadImage]
+
+
+def _decoded(pictures: Mapping[str, Picture], image_ids: list[str]) -> _Images:
+    found = _Images({}, {})
+    for image_id in image_ids:
         try:
-            images[image_id] = future.result()
+            found.images[image_id] = pictures[image_id].load()
         except BadImage as error:
-            faults[image_id] = error
-    if len(faults) >= _GONE and not images:
-        image_id, fault = next(iter(faults.items()))
+            found.faults[image_id] = error
+    return found
+
+
+def _loaded(loading: list[Future[_Images]]) -> _Images:
+    """Wait for the images of a part."""
+    found = _Images({}, {})
+    for future in loading:
+        some = future.result()
+        found.images.update(some.images)
+        found.faults.update(some.faults)
+    if len(found.faults) >= _GONE and not found.images:
+        image_id, fault = next(iter(found.faults.items()))
         raise RuntimeError(
-            f"none of {len(faults)} images can be read any more, for example {image_id!r} ({fault}); is the folder "
-            "they were in still there?"
+            f"none of {len(found.faults)} images can be read any more, for example {image_id!r} ({fault}); is the "
+            "folder they were in still there?"
         )
-    return images, faults
+    return found

@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +59,39 @@ class SortedTable:
         def fill(temporary: Path) -> None:
             nonlocal written
             with pq.ParquetWriter(temporary, self._schema, compression="zstd") as file:
-                for part in sorted(self._writers):
-                    for rows in self._ordered(self._folder / part):
-                        file.write_table(rows if revise is None else revise(rows))
-                        written += rows.num_rows
+                for rows in self._batches():
+                    file.write_table(rows if revise is None else revise(rows))
+                    written += rows.num_rows
 
         write_atomically(path, fill)
         shutil.rmtree(self._folder)
         return written
 
     def _spill(self) -> None:
-        by_part: dict[str, list[Mapping[str, Any]]] = {}
-        for row in self._buffer:
-            by_part.setdefault(f"{int(row[self._key][:2], 16) * _PARTS // 256:02x}", []).append(row)
-        for part, rows in by_part.items():
+        rows = sorted(self._buffer, key=itemgetter(self._key))
+        table, start = pa.Table.from_pylist(rows, schema=self._schema), 0
+        for part, some in groupby(rows, key=self._part):
             if part not in self._writers:
                 self._writers[part] = pa.ipc.new_file(self._folder / part, self._schema)
-            self._writers[part].write_table(pa.Table.from_pylist(rows, schema=self._schema))
+            count = sum(1 for _ in some)
+            self._writers[part].write_table(table.slice(start, count))
+            start += count
         self._buffer.clear()
+
+    def _part(self, row: Mapping[str, Any]) -> str:
+        return f"{int(row[self._key][:2], 16) * _PARTS // 256:02x}"
+
+    def _batches(self) -> Iterator[pa.Table]:
+        """All rows, ordered, `BATCH` at a time: row groups as small as the parts would make a file slow to read."""
+        held = self._schema.empty_table()
+        for part in sorted(self._writers):
+            for rows in self._ordered(self._folder / part):
+                held = pa.concat_tables([held, rows])
+                if held.num_rows >= BATCH:
+                    yield held.slice(0, BATCH).combine_chunks()
+                    held = held.slice(BATCH)
+        if held.num_rows:
+            yield held.combine_chunks()
 
     def _ordered(self, path: Path) -> Iterator[pa.Table]:
         with pa.memory_map(str(path)) as source:

@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -117,6 +117,19 @@ class TextGenerator(Protocol):
 
     def close(self) -> None:
         """Give back memory, devices and processes; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(TextGenerator, Protocol):
+    """One that takes more requests while it is at work, so that its batch stays full from one call to the next."""
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Take requests, whose images are not needed any more afterwards; `finish` gives what became of them."""
+        ...
+
+    def finish(self, request_ids: Sequence[str]) -> list[Response]:
+        """Responses to requests that were begun in one call, in their order; the others are worked on meanwhile."""
         ...
 
 

@@ -3,17 +3,18 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from data.config import Resources
 from data.lifeline import end_with
-from models.backends import BrokenOff, Engine, Opener, Request, Response, Sampling, TextGenerator
+from models.backends import BrokenOff, Engine, Overlapping, Request, Response, Sampling
 from models.checkpoints import Located
 
-_open: list[TextGenerator] = []  # of a worker process: its engine
+_open: list[Overlapping] = []  # of a worker process: its engine
 
 
 class Replicas:
@@ -25,7 +26,7 @@ class Replicas:
 
     def __init__(
         self,
-        opener: Opener,
+        opener: Callable[..., Overlapping],
         located: Located,
         sampling: Sampling,
         engine: Engine,
@@ -45,6 +46,7 @@ class Replicas:
         """
         context = multiprocessing.get_context("spawn")  # a fork of a process with CUDA or threads in it may hang
         self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in devices]
+        self._begun: deque[list[Future[Any]]] = deque()
         try:
             opened = [
                 pool.submit(
@@ -59,32 +61,49 @@ class Replicas:
         self.model, self.revision = names[0]
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer all requests, in their order.
+        """Answer all requests, in their order; see `finish`."""
+        self.begin(requests)
+        return self.finish([request.request_id for request in requests])
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Divide requests among the engines."""
+        self._begun.append(self._submitted(_begin, requests))
+
+    def finish(self, request_ids: Sequence[str]) -> list[Response]:
+        """Responses to the requests of the earliest call of `begin` that has none yet, in their order.
 
         Raises:
             BrokenOff: if a process is gone, with what the others answered.
         """
-        # Neighbours often share a prompt or an image, which an engine reads once: each gets a stretch.
-        count = len(self._pools)
-        ends = [len(requests) * place // count for place in range(count + 1)]
-        futures = [
-            pool.submit(_generate, list(requests[ends[place] : ends[place + 1]]))
-            for place, pool in enumerate(self._pools)
-        ]
+        beginning, finishing = self._begun.popleft(), self._submitted(_finish, request_ids)
         answered: list[Response] = []
         gone = []
-        for place, future in enumerate(futures):
+        for place, (begun, finished) in enumerate(zip(beginning, finishing, strict=True)):
             try:
-                answered += future.result()
+                begun.result()
+                answered += finished.result()
             except BrokenProcessPool:
                 gone.append(place + 1)
         if gone:
             raise BrokenOff(
-                f"engine {', '.join(map(str, gone))} of {count} died (killed, or out of memory?); what the others"
-                " answered is kept: run the same command again",
+                f"engine {', '.join(map(str, gone))} of {len(self._pools)} died (killed, or out of memory?); what the"
+                " others answered is kept: run the same command again",
                 answered,
             )
         return answered
+
+    def _submitted(self, work: Callable[[list[Any]], Any], items: Sequence[Any]) -> list[Future[Any]]:
+        """A stretch of the items for each engine, the same for as many: neighbours often share a prompt or an image."""
+        count = len(self._pools)
+        ends = [len(items) * place // count for place in range(count + 1)]
+        futures = []
+        for place, pool in enumerate(self._pools):
+            try:
+                futures.append(pool.submit(work, list(items[ends[place] : ends[place + 1]])))
+            except BrokenProcessPool as error:
+                futures.append(Future())
+                futures[-1].set_exception(error)
+        return futures
 
     def close(self) -> None:
         """Stop the engines and their processes; a second call does nothing."""
@@ -100,7 +119,7 @@ class Replicas:
             pool.shutdown()
 
 
-def _start(parent: int, opener: Opener, *arguments: Any) -> tuple[str, str]:
+def _start(parent: int, opener: Callable[..., Overlapping], *arguments: Any) -> tuple[str, str]:
     """Open the engine of this process, which ends as soon as its parent does."""
     if not end_with(parent):
         raise RuntimeError("the process that wanted this engine is gone")
@@ -113,8 +132,12 @@ def _start(parent: int, opener: Opener, *arguments: Any) -> tuple[str, str]:
     return generator.model, generator.revision
 
 
-def _generate(requests: list[Request]) -> list[Response]:
-    return _open[0].generate(requests)
+def _begin(requests: list[Request]) -> None:
+    _open[0].begin(requests)
+
+
+def _finish(request_ids: list[str]) -> list[Response]:
+    return _open[0].finish(request_ids)
 
 
 def _close() -> None:

@@ -68,6 +68,8 @@ class VllmGenerator:
         self._sampling, self._engine = sampling, engine
         self._quirks = _quirks(located, engine)
         self._answered = False
+        self._running: dict[str, tuple[str, tuple[str, ...]]] = {}  # id and choices, by the engine's name for it
+        self._responses: dict[str, Response] = {}  # not fetched yet
         warn_of_orphans()
         vllm = _import_vllm()
         self._before = (dict(os.environ), vllm.torch_set_num_threads)
@@ -76,33 +78,37 @@ class VllmGenerator:
             self._llm: Any = vllm.module.LLM(**arguments)
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer all requests, in their order; a prompt that the engine refuses gets a response that says so.
+        """Answer all requests, in their order; see `finish`."""
+        self.begin(requests)
+        return self.finish([request.request_id for request in requests])
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Hand requests to the engine, which computes nothing yet."""
+        for request in requests:
+            refusal = self._enqueue(request)
+            if refusal is not None:
+                self._responses[request.request_id] = refusal
+
+    def finish(self, request_ids: Sequence[str]) -> list[Response]:
+        """Let the engine work until these requests are done, of which all were begun.
+
+        A prompt that the engine refuses gets a response that says so.
 
         Raises:
             RuntimeError: if the engine refuses every one and never answered any: the fault is not in the prompts.
         """
-        responses: dict[str, Response] = {}
-        accepted = []
-        for request in requests:
-            refusal = self._enqueue(request)
-            if refusal is None:
-                accepted.append(request)
-            else:
-                responses[request.request_id] = refusal
-        outputs = self._llm.wait_for_completion(use_tqdm=False)  # sorted as they were enqueued
-        for request, output in zip(accepted, outputs, strict=True):
-            answer = output.outputs[0]
-            text, reason = answer.text, str(answer.finish_reason)
-            if reason not in ("stop", "length"):  # a grammar that does not compile, for example
-                text, reason = f"the engine ended it: {reason}", "error"
-            tokens_in, tokens_out = len(output.prompt_token_ids), len(answer.token_ids)
-            chosen = choice_probabilities(_steps(answer), request.choices) if request.choices else None
-            responses[request.request_id] = Response(request.request_id, text, reason, tokens_in, tokens_out, chosen)
-        self._answered |= any(response.finish_reason in ("stop", "length") for response in responses.values())
-        faulty = [response for response in responses.values() if response.finish_reason == "error"]
-        if requests and not self._answered and len(faulty) == len(responses):
+        missing = set(request_ids) - self._responses.keys()
+        while missing:
+            for output in self._llm.llm_engine.step():
+                request_id, choices = self._running.pop(output.request_id)
+                self._responses[request_id] = _response(request_id, choices, output)
+                missing.discard(request_id)
+        responses = [self._responses.pop(request_id) for request_id in request_ids]
+        self._answered |= any(response.finish_reason in ("stop", "length") for response in responses)
+        faulty = [response for response in responses if response.finish_reason == "error"]
+        if responses and not self._answered and len(faulty) == len(responses):
             raise RuntimeError(f"{self.model} refused all of its first {len(faulty)} prompts: {faulty[0].text}")
-        return [responses[request.request_id] for request in requests]
+        return responses
 
     def close(self) -> None:
         """Free the engine's memory and undo what vLLM changed in this process; a second call does nothing."""
@@ -123,11 +129,11 @@ class VllmGenerator:
         os.environ.update(environment)
 
     def _enqueue(self, request: Request) -> Response | None:
-        """Hand a request to the engine, which computes nothing yet; what it refuses comes back as a response."""
+        """Hand a request to the engine; what it refuses comes back as a response."""
         from vllm.exceptions import VLLMServerError
 
         try:
-            self._llm.enqueue_chat([self._conversation(request)], self._parameters(request), use_tqdm=False)
+            (name,) = self._llm.enqueue_chat([self._conversation(request)], self._parameters(request), use_tqdm=False)
         except VLLMServerError:
             raise
         except Exception as error:  # processors that come with models raise whatever they like
@@ -135,6 +141,8 @@ class VllmGenerator:
                 found = getattr(error, "value", None)
                 return Response(request.request_id, "", "too_long", found if isinstance(found, int) else 0, 0)
             return Response(request.request_id, f"{type(error).__name__}: {error}", "error", 0, 0)
+        # Its output has the number only, which vLLM makes unique by further letters.
+        self._running[name.partition("-")[0]] = request.request_id, request.choices
         return None
 
     def _conversation(self, request: Request) -> list[dict[str, Any]]:
@@ -197,6 +205,16 @@ def device_shares(resources: Resources, visible: str | None, count: int) -> list
             f"data_parallel={engines} x tensor_parallel={each} needs {engines * each} GPUs, there are {count}"
         )
     return [",".join(names[place * each : (place + 1) * each]) for place in range(engines)]
+
+
+def _response(request_id: str, choices: tuple[str, ...], output: Any) -> Response:
+    """What one of vLLM's finished outputs says."""
+    answer = output.outputs[0]
+    text, reason = answer.text, str(answer.finish_reason)
+    if reason not in ("stop", "length"):  # a grammar that does not compile, for example
+        text, reason = f"the engine ended it: {reason}", "error"
+    chosen = choice_probabilities(_steps(answer), choices) if choices else None
+    return Response(request_id, text, reason, len(output.prompt_token_ids), len(answer.token_ids), chosen)
 
 
 def _steps(answer: Any) -> Iterator[tuple[str, dict[str, float]]]:

@@ -1,5 +1,7 @@
 """Generation killed again and again, then compared with an undisturbed run: `python -m tests.tasks.killing KILLS`.
 
+With `scripted` behind it the engine has one chunk at a time; by default it takes the next half of one while it works.
+
 Prints one JSON object as its last line:
     kills, triplets, requests: of the whole;
     same_rows: whether triplets, generations and rejected rows equal those of the undisturbed run;
@@ -29,13 +31,13 @@ from tests.tasks.scripted_generate import CHUNK, run
 TABLES = {"triplets.parquet": TRIPLETS, "generations.parquet": GENERATIONS, "rejected.parquet": REJECTED}
 
 
-def attempt(place: Path, images: int) -> int:
+def attempt(place: Path, images: int, backend: str) -> int:
     """Start a run in a child; its id."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            artifact = run(place, images=images).artifact
+            artifact = run(place, images=images, backend=backend).artifact
             (place / f"{os.environ['CIRQUE_HOME']}.done").write_text(json.dumps([str(artifact.path), artifact.key]))
             status = 0
         finally:
@@ -43,9 +45,9 @@ def attempt(place: Path, images: int) -> int:
     return pid
 
 
-def finish(place: Path, images: int) -> list[list[dict[str, Any]]]:
+def finish(place: Path, images: int, backend: str) -> list[list[dict[str, Any]]]:
     """Run to the end; the rows of all tables."""
-    _, status = os.waitpid(attempt(place, images), 0)
+    _, status = os.waitpid(attempt(place, images, backend), 0)
     if status != 0:
         raise RuntimeError(f"the run ended with status {status}")
     path, key = json.loads(Path(f"{os.environ['CIRQUE_HOME']}.done").read_text())
@@ -64,14 +66,14 @@ def use(home: Path, seconds: float) -> Path:
     return log
 
 
-def kill_often(place: Path, kills: int, images: int, seed: int = 0) -> dict[str, Any]:
+def kill_often(place: Path, kills: int, images: int, backend: str, seed: int = 0) -> dict[str, Any]:
     """See the module."""
     os.environ["SCRIPTED_BAD"] = "40"
     killed_log = use(place / "killed", seconds=0.004)
     rng = random.Random(seed)
     done = 0
     while done < kills:
-        pid = attempt(place, images)
+        pid = attempt(place, images, backend)
         enough = len(asked(killed_log)) + rng.randint(1, 4 * CHUNK)
         while len(asked(killed_log)) < enough and os.waitpid(pid, os.WNOHANG) == (0, 0):
             time.sleep(0.002)
@@ -82,12 +84,12 @@ def kill_often(place: Path, kills: int, images: int, seed: int = 0) -> dict[str,
         except (ProcessLookupError, ChildProcessError) as error:
             raise RuntimeError(f"the run ended before kill {done + 1}; take more images") from error
         done += 1
-    rows = finish(place, images)
+    rows = finish(place, images, backend)
     sent = Counter(asked(killed_log))
     parts = (place / "killed").glob("ledger/**/*.parquet")
     held = Counter(name for path in parts for name in pq.read_table(path)["request_id"].to_pylist())
     log = use(place / "undisturbed", seconds=0)
-    expected = finish(place, images)
+    expected = finish(place, images, backend)
     return {
         "kills": kills,
         "triplets": len(rows[0]),
@@ -102,5 +104,5 @@ def kill_often(place: Path, kills: int, images: int, seed: int = 0) -> dict[str,
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        number = int(sys.argv[1])
-        print(json.dumps(kill_often(Path(folder), number, images=60 + 20 * number)))
+        number, backend = int(sys.argv[1]), (*sys.argv[2:], "overlapping")[0]
+        print(json.dumps(kill_often(Path(folder), number, 60 + 20 * number, backend)))

@@ -22,11 +22,12 @@ from data.artifact import Artifact, write_table
 from data.config import Resources
 from data.schemas import GENERATIONS, IMAGES, REJECTED, TRIPLETS
 from models.backends.vllm import orphans
+from models.checkpoints import Located
 from tasks.generate import generate
 from tasks.ingest import open_image
 from tasks.plans.mra_cir import MraCirGenerate
 from tests.models.tiny_llava import tiny_llava_folder
-from tests.tasks.backends import scripted
+from tests.tasks.backends import overlapping, scripted
 from tests.tasks.scripted_generate import CHUNK, config_of, resealed, run, small_images, small_model, small_pairs
 
 ROOT = Path(__file__).parents[2]
@@ -127,8 +128,12 @@ def test_another_window_and_more_images_ask_only_for_what_is_new(tmp_path: Path)
     assert len(log) == len(set(log)) == 80 + 40 + 103
 
 
-def test_a_full_disk_costs_the_chunk_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = 3  # chunks that find room
+# The first two of the engine that does not overlap are quarters, for that is not known yet.
+@pytest.mark.parametrize(("backend", "stored"), [("scripted", 3 * CHUNK // 2), ("overlapping", 3 * CHUNK // 4)])
+def test_a_full_disk_costs_the_chunk_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, stored: int
+) -> None:
+    whole = 3  # parts of the ledger that find room
 
     def full(path: Path) -> None:
         nonlocal whole
@@ -140,10 +145,10 @@ def test_a_full_disk_costs_the_chunk_in_flight(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr("data.artifact.sync", full)
         with pytest.raises(OSError, match="No space left"):
-            run(tmp_path, images=40)
-    assert len(_asked(tmp_path)) == 4 * CHUNK
-    artifact = run(tmp_path, images=40).artifact
-    assert (artifact.counts.kept, artifact.counts.detail["reused"]) == (40, 3 * CHUNK)
+            run(tmp_path, images=40, backend=backend)
+    assert len(_asked(tmp_path)) == stored + CHUNK
+    artifact = run(tmp_path, images=40, backend=backend).artifact
+    assert (artifact.counts.kept, artifact.counts.detail["reused"]) == (40, stored)
     assert len(_asked(tmp_path)) == 80 + CHUNK
 
 
@@ -210,7 +215,7 @@ def test_a_folder_that_is_gone_stops_the_run(tmp_path: Path) -> None:
     shutil.rmtree(images.path / "images")
     images = resealed(images)
     with pytest.raises(RuntimeError, match="none of 8 images can be read any more, for example 'i000'"):
-        generate.make(config, pairs, images, resources=Resources(chunk=CHUNK))
+        generate.make(config, pairs, images, resources=Resources(chunk=4 * CHUNK))
 
 
 def test_two_pairs_that_come_to_the_same_request_share_it(tmp_path: Path) -> None:
@@ -250,9 +255,36 @@ def test_images_are_decoded_ahead_by_one_chunk_and_not_kept(tmp_path: Path, monk
     monkeypatch.setattr(scripted.Scripted, "generate", counting)
     monkeypatch.setattr("tasks.generate.load_backend", lambda name: scripted.open_generator)
     generate.make(config, pairs, images, resources=Resources(chunk=CHUNK))
-    assert len(alive) == 8 + 16  # of 64 images with one each, then of 64 pairs with two
+    # Of 64 images with one each, then of 64 pairs with two. The first two, drawn before it is known what the engine can
+    # do, are of a quarter of the size.
+    assert len(alive) == 2 + 8 + 16
     # One chunk is with the engine, the next is being decoded.
     assert CHUNK <= max(alive) <= 2 * CHUNK
+
+
+def test_an_engine_that_overlaps_is_never_idle_and_has_one_chunk_at_the_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, pairs, images = _inputs(tmp_path, 64)
+    monkeypatch.setenv("SCRIPTED_BAD", "40")
+    plain = generate.make(config, pairs, images, resources=Resources(chunk=CHUNK)).artifact
+    engine = overlapping.Overlapping(Located("scripted", "r", local=False))
+    busy: list[int] = []
+
+    def waiting(requests: int) -> None:
+        busy.append(len(engine._begun) - requests)
+
+    monkeypatch.setattr(engine, "work", waiting)
+    monkeypatch.setattr("tasks.generate.load_backend", lambda name: lambda *_: engine)
+    monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / "other"))
+    found = generate.make(config, pairs, images, resources=Resources(chunk=CHUNK)).artifact
+    assert engine.most == CHUNK
+    # More is there whenever a part is waited for, but for the last of the captions and of the modifications, and those
+    # that are tried again after them.
+    assert busy.count(0) <= 2 + 2 * config.retries
+    assert len(busy) >= 64 // (CHUNK // 4) + 64 // (CHUNK // 8)
+    for before, after in zip(_tables(plain), _tables(found), strict=True):
+        assert after.to_pylist() == before.to_pylist()
 
 
 def test_a_style_depends_on_seed_and_pair_alone() -> None:
@@ -278,10 +310,10 @@ def test_an_image_missing_from_the_table_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_rows() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tasks.killing", "4"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
+@pytest.mark.parametrize("backend", ["scripted", "overlapping"])
+def test_killed_again_and_again_it_ends_with_the_same_rows(backend: str) -> None:
+    command = [sys.executable, "-m", "tests.tasks.killing", "4", backend]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["same_rows"]
     assert found["triplets"] > 100

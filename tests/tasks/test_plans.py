@@ -57,7 +57,7 @@ def _answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], dict
     def texts(self: scripted.Scripted, request: Request) -> Any:
         return scripted.Response(request.request_id, json.dumps(answer(request)), "stop", 10, 5)
 
-    monkeypatch.setattr(scripted.Scripted, "_answer", texts)
+    monkeypatch.setattr(scripted.Scripted, "answer", texts)
     monkeypatch.setattr("tasks.generate.load_backend", lambda name: scripted.open_generator)
 
 

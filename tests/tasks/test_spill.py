@@ -31,6 +31,7 @@ def test_rows_are_ordered_and_unique(tmp_path_factory: pytest.TempPathFactory, n
     assert found.schema == SCHEMA
     assert list(zip(found["key"].to_pylist(), found["value"].to_pylist(), strict=True)) == expected
     assert written == len(expected)
+    assert pq.ParquetFile(folder / "out.parquet").num_row_groups == (written + 1) // 2
     assert [path.name for path in folder.iterdir()] == ["out.parquet"]
 
 

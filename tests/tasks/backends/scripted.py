@@ -35,18 +35,24 @@ class Scripted:
         self.closed = False
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
+        self.log(requests)
+        self.work(len(requests))
+        return [self.answer(request) for request in requests]
+
+    def log(self, requests: Sequence[Request]) -> None:
         if log := os.environ.get("SCRIPTED_LOG"):
             with open(log, "a", encoding="ascii") as stream:
                 stream.writelines(f"{request.request_id}\n" for request in requests)
                 stream.flush()
                 os.fsync(stream.fileno())
-        time.sleep(len(requests) * float(os.environ.get("SCRIPTED_SECONDS", "0")))
-        return [self._answer(request) for request in requests]
+
+    def work(self, requests: int) -> None:
+        time.sleep(requests * float(os.environ.get("SCRIPTED_SECONDS", "0")))
 
     def close(self) -> None:
         self.closed = True
 
-    def _answer(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         assert all(image.mode == "RGB" for image in request.images)
         draw = int(request.request_id[8:10], 16)
         if draw < int(os.environ.get("SCRIPTED_BAD", "0")):
