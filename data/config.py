@@ -24,7 +24,7 @@ class Resources(StageConfig):
     batch_size: PositiveInt = Field(64, description="rows per forward pass at inference")
     workers: PositiveInt = Field(2, description="processes or threads that read and decode images")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    chunk: PositiveInt = Field(512, description="images, or requests without any, handed to the generator at once")
+    chunk: PositiveInt = Field(1024, description="images, or requests without any, that the generator has at once")
     gpu_memory: Annotated[float, Field(gt=0, le=1, description="share of GPU memory for the text generator")] = 0.9
     processes: PositiveInt = Field(1, description="processes that train together, one for each GPU")
     seeds_at_once: PositiveInt | None = Field(

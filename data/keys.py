@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Made once: `json.dumps` makes one for every call that is not of the plainest kind.
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-_SCALARS = (str, int, bool, type(None))
+_SCALARS = frozenset({str, int, bool, type(None)})
 
 
 def canonical(obj: object) -> str:
@@ -47,12 +47,15 @@ def checksum(path: Path) -> str:
 
 def _is_plain(obj: object) -> bool:
     kind = type(obj)
-    if kind is float:
-        return math.isfinite(obj)  # type: ignore[arg-type]
     if kind in _SCALARS:
         return True
+    if kind is float:
+        return math.isfinite(obj)  # type: ignore[arg-type]
     if kind is dict:
-        return all(type(key) is str and _is_plain(item) for key, item in obj.items())  # type: ignore[attr-defined]
+        for key, item in obj.items():  # type: ignore[attr-defined]
+            if type(key) is not str or not (type(item) in _SCALARS or _is_plain(item)):
+                return False
+        return True
     return kind in (list, tuple) and all(map(_is_plain, obj))  # type: ignore[call-overload]
 
 

@@ -144,19 +144,19 @@ class Asker:
             self._begun = requests
         self.figures.engine_seconds += time.perf_counter() - started
 
-    def finish(self, request_ids: list[str]) -> list[Response]:
-        """Responses to what was begun in one call."""
+    def finish(self, least: int) -> list[Response]:
+        """Responses to what was begun, as many at least, or all."""
         assert self._generator is not None
         started = time.perf_counter()
         if isinstance(self._generator, Overlapping):
-            responses = self._generator.finish(request_ids)
+            responses = self._generator.finish(least)
         else:
             responses = self._generator.generate(self._begun)
+            if [response.request_id for response in responses] != [request.request_id for request in self._begun]:
+                raise RuntimeError(f"{len(responses)} responses that do not match the {len(self._begun)} requests")
             self._begun = []
-        if [response.request_id for response in responses] != request_ids:
-            raise RuntimeError(f"{len(responses)} responses that do not match the {len(request_ids)} requests")
         self.figures.engine_seconds += time.perf_counter() - started
-        self.figures.asked += len(request_ids)
+        self.figures.asked += len(responses)
         return responses
 
     def __enter__(self) -> "Asker":
@@ -211,8 +211,8 @@ class _Session:
     """The questions of one prompt on their way through ledger, decoding, engine and parser.
 
     At any time one chunk is with the engine and the next is being decoded. An engine that takes more while it is at
-    work has the chunk in parts: when the oldest is done it is stored, and another is handed over, so that the engine's
-    batch stays full. A question whose answer is rejected goes into the next chunk or part that is drawn.
+    work gets the chunk in parts: when as many requests are done as the next part has, they are stored and it is handed
+    over, so that the engine's batch stays full. A question whose answer is rejected goes into the next part.
     """
 
     def __init__(
@@ -229,6 +229,7 @@ class _Session:
         self._chunk = max(1, asker.resources.chunk // max(1, prompt.images))
         self._fresh = iter(questions)
         self._again: deque[Attempt] = deque()
+        self._begun: dict[str, Attempt] = {}  # with the engine, by request
         self._waiting: dict[str, list[Attempt]] = {}  # by request: two questions may come to the same one
         self._done: list[Outcome] = []
         self._rows: list[dict[str, Any]] = []
@@ -237,7 +238,6 @@ class _Session:
         self._ledger = Ledger(asker.ledger, terms.model, terms.located.revision, prompt.name, prompt.digest)
 
     def outcomes(self) -> Iterator[Outcome]:
-        begun: deque[dict[str, Attempt]] = deque()
         part: list[Attempt] = []
         loading: list[Future[_Images]] = []
         while True:
@@ -247,13 +247,16 @@ class _Session:
             while len(following) < size and self._draw_into(following, size):
                 yield from self._flush()
             following_loading = self._load(following)
-            if ready := self._begin(part, loading):
-                begun.append(ready)
-            # While the first part waits for its images, it is not known yet what the engine can do.
-            if finished := begun and (len(begun) >= parts or not self._asker.overlaps or not following):
-                self._finish(begun.popleft())
+            self._begin(part, loading)
+            least = min(size, len(self._begun))
+            if not self._asker.overlaps:  # which is not known before it has something to do
+                least = len(self._begun)
+            elif following:
+                least = len(self._begun) + len(following) - self._chunk
+            if finished := least > 0:
+                self._finish(least)
             yield from self._flush()
-            if not (finished or begun or following):
+            if not (finished or self._begun or following):
                 return
             part, loading = following, following_loading
 
@@ -289,7 +292,7 @@ class _Session:
         pictures = self._terms.pictures
         return [self._pool.submit(_decoded, pictures, wanted[start : start + _DECODED_AT_ONCE]) for start in some]
 
-    def _begin(self, part: list[Attempt], loading: list[Future["_Images"]]) -> dict[str, Attempt]:
+    def _begin(self, part: list[Attempt], loading: list[Future["_Images"]]) -> None:
         """Hand a part to the engine, without the questions whose images cannot be read, which are settled."""
         images, faults = _loaded(loading)
         ready: dict[str, Attempt] = {}
@@ -301,20 +304,27 @@ class _Session:
                 self._give_up(attempt.request_id, bad)
         if ready:
             self._asker.begin([attempt.request(images) for attempt in ready.values()])
-        return ready
+            self._begun |= ready
 
-    def _finish(self, asked: dict[str, Attempt]) -> None:
-        """Wait for the answers to what was begun, store and settle them."""
+    def _finish(self, least: int) -> None:
+        """Wait for so many answers, store and settle them."""
         try:
-            responses = self._asker.finish(list(asked))
+            responses = self._asker.finish(least)
         except BrokenOff as error:
-            self._keep([asked[response.request_id].entry(response) for response in error.responses])
+            self._keep(self._entries(error.responses))
             raise
-        entries = [asked[response.request_id].entry(response) for response in responses]
+        if not responses:
+            raise RuntimeError(f"the engine has no response to any of the last {len(self._begun)} requests")
+        entries = self._entries(responses)
         stored = self._keep(entries)
         for entry in entries:
+            del self._begun[entry.request_id]
             for attempt in self._waiting.pop(entry.request_id):
                 self._settle(attempt, stored.get(entry.request_id, entry))
+
+    def _entries(self, responses: Iterable[Response]) -> list[Entry]:
+        """What the ledger gets; an engine that was left while it was at work may answer what nobody asks any more."""
+        return [self._begun[one.request_id].entry(one) for one in responses if one.request_id in self._begun]
 
     def _keep(self, entries: list[Entry]) -> dict[str, Entry]:
         """Store answers. What the engine refused is none: another day, another engine may take it."""

@@ -128,8 +128,8 @@ class Overlapping(TextGenerator, Protocol):
         """Take requests, whose images are not needed any more afterwards; `finish` gives what became of them."""
         ...
 
-    def finish(self, request_ids: Sequence[str]) -> list[Response]:
-        """Responses to requests that were begun in one call, in their order; the others are worked on meanwhile."""
+    def finish(self, least: int) -> list[Response]:
+        """Work until so many requests are done, or all; returns every response that no call has returned."""
         ...
 
 

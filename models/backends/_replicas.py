@@ -1,9 +1,9 @@
 """Several engines side by side, each in a process of its own with its own devices; a call is divided among them."""
 
+import math
 import multiprocessing
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -46,7 +46,7 @@ class Replicas:
         """
         context = multiprocessing.get_context("spawn")  # a fork of a process with CUDA or threads in it may hang
         self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in devices]
-        self._begun: deque[list[Future[Any]]] = deque()
+        self._begun: list[Future[None]] = []
         try:
             opened = [
                 pool.submit(
@@ -63,24 +63,27 @@ class Replicas:
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """Answer all requests, in their order; see `finish`."""
         self.begin(requests)
-        return self.finish([request.request_id for request in requests])
+        responses = {response.request_id: response for response in self.finish(len(requests))}
+        return [responses[request.request_id] for request in requests]
 
     def begin(self, requests: Sequence[Request]) -> None:
-        """Divide requests among the engines."""
-        self._begun.append(self._submitted(_begin, requests))
+        """Divide requests among the engines, a stretch for each: neighbours often share a prompt or an image."""
+        ends = [len(requests) * place // len(self._pools) for place in range(len(self._pools) + 1)]
+        for place, pool in enumerate(self._pools):
+            self._begun.append(_submitted(pool, _begin, list(requests[ends[place] : ends[place + 1]])))
 
-    def finish(self, request_ids: Sequence[str]) -> list[Response]:
-        """Responses to the requests of the earliest call of `begin` that has none yet, in their order.
+    def finish(self, least: int) -> list[Response]:
+        """Let each engine work until it has done its share of so many requests, or all of its own.
 
         Raises:
             BrokenOff: if a process is gone, with what the others answered.
         """
-        beginning, finishing = self._begun.popleft(), self._submitted(_finish, request_ids)
+        share = math.ceil(least / len(self._pools))
+        finishing = [_submitted(pool, _finish, share) for pool in self._pools]
         answered: list[Response] = []
         gone = []
-        for place, (begun, finished) in enumerate(zip(beginning, finishing, strict=True)):
+        for place, finished in enumerate(finishing):
             try:
-                begun.result()
                 answered += finished.result()
             except BrokenProcessPool:
                 gone.append(place + 1)
@@ -90,20 +93,10 @@ class Replicas:
                 " others answered is kept: run the same command again",
                 answered,
             )
+        begun, self._begun = self._begun, []
+        for future in begun:
+            future.result()
         return answered
-
-    def _submitted(self, work: Callable[[list[Any]], Any], items: Sequence[Any]) -> list[Future[Any]]:
-        """A stretch of the items for each engine, the same for as many: neighbours often share a prompt or an image."""
-        count = len(self._pools)
-        ends = [len(items) * place // count for place in range(count + 1)]
-        futures = []
-        for place, pool in enumerate(self._pools):
-            try:
-                futures.append(pool.submit(work, list(items[ends[place] : ends[place + 1]])))
-            except BrokenProcessPool as error:
-                futures.append(Future())
-                futures[-1].set_exception(error)
-        return futures
 
     def close(self) -> None:
         """Stop the engines and their processes; a second call does nothing."""
@@ -136,8 +129,18 @@ def _begin(requests: list[Request]) -> None:
     _open[0].begin(requests)
 
 
-def _finish(request_ids: list[str]) -> list[Response]:
-    return _open[0].finish(request_ids)
+def _finish(least: int) -> list[Response]:
+    return _open[0].finish(least)
+
+
+def _submitted(pool: ProcessPoolExecutor, work: Callable[[Any], Any], argument: Any) -> Future[Any]:
+    """What the process will answer; also of one that is gone."""
+    try:
+        return pool.submit(work, argument)
+    except BrokenProcessPool as error:
+        gone: Future[Any] = Future()
+        gone.set_exception(error)
+        return gone
 
 
 def _close() -> None:

@@ -69,7 +69,7 @@ class VllmGenerator:
         self._quirks = _quirks(located, engine)
         self._answered = False
         self._running: dict[str, tuple[str, tuple[str, ...]]] = {}  # id and choices, by the engine's name for it
-        self._responses: dict[str, Response] = {}  # not fetched yet
+        self._done: list[Response] = []  # not returned yet
         warn_of_orphans()
         vllm = _import_vllm()
         self._before = (dict(os.environ), vllm.torch_set_num_threads)
@@ -80,33 +80,35 @@ class VllmGenerator:
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """Answer all requests, in their order; see `finish`."""
         self.begin(requests)
-        return self.finish([request.request_id for request in requests])
+        responses = {response.request_id: response for response in self.finish(len(self._running) + len(self._done))}
+        return [responses[request.request_id] for request in requests]
 
     def begin(self, requests: Sequence[Request]) -> None:
         """Hand requests to the engine, which computes nothing yet."""
-        for request in requests:
-            refusal = self._enqueue(request)
-            if refusal is not None:
-                self._responses[request.request_id] = refusal
+        try:
+            self._enqueue(requests)
+        except Exception as error:
+            if len(requests) == 1:
+                self._done.append(_refusal(requests[0], error))
+            else:  # find out which
+                for request in requests:
+                    self.begin([request])
 
-    def finish(self, request_ids: Sequence[str]) -> list[Response]:
-        """Let the engine work until these requests are done, of which all were begun.
+    def finish(self, least: int) -> list[Response]:
+        """Let the engine work until so many requests are done, or all; returns every response not returned before.
 
         A prompt that the engine refuses gets a response that says so.
 
         Raises:
             RuntimeError: if the engine refuses every one and never answered any: the fault is not in the prompts.
         """
-        missing = set(request_ids) - self._responses.keys()
-        while missing:
+        while len(self._done) < least and self._running:
             for output in self._llm.llm_engine.step():
-                request_id, choices = self._running.pop(output.request_id)
-                self._responses[request_id] = _response(request_id, choices, output)
-                missing.discard(request_id)
-        responses = [self._responses.pop(request_id) for request_id in request_ids]
+                self._done.append(_response(*self._running.pop(output.request_id), output))
+        responses, self._done = self._done, []
         self._answered |= any(response.finish_reason in ("stop", "length") for response in responses)
         faulty = [response for response in responses if response.finish_reason == "error"]
-        if responses and not self._answered and len(faulty) == len(responses):
+        if responses and not self._answered and not self._running and len(faulty) == len(responses):
             raise RuntimeError(f"{self.model} refused all of its first {len(faulty)} prompts: {faulty[0].text}")
         return responses
 
@@ -128,22 +130,13 @@ class VllmGenerator:
             del os.environ[name]
         os.environ.update(environment)
 
-    def _enqueue(self, request: Request) -> Response | None:
-        """Hand a request to the engine; what it refuses comes back as a response."""
-        from vllm.exceptions import VLLMServerError
-
-        try:
-            (name,) = self._llm.enqueue_chat([self._conversation(request)], self._parameters(request), use_tqdm=False)
-        except VLLMServerError:
-            raise
-        except Exception as error:  # processors that come with models raise whatever they like
-            if getattr(error, "parameter", None) == "input_tokens" or "maximum model length" in str(error):
-                found = getattr(error, "value", None)
-                return Response(request.request_id, "", "too_long", found if isinstance(found, int) else 0, 0)
-            return Response(request.request_id, f"{type(error).__name__}: {error}", "error", 0, 0)
-        # Its output has the number only, which vLLM makes unique by further letters.
-        self._running[name.partition("-")[0]] = request.request_id, request.choices
-        return None
+    def _enqueue(self, requests: Sequence[Request]) -> None:
+        """Hand over all of them or, if one is refused, none: processors of models raise whatever they like."""
+        conversations = [self._conversation(request) for request in requests]
+        names = self._llm.enqueue_chat(conversations, [self._parameters(one) for one in requests], use_tqdm=False)
+        for name, request in zip(names, requests, strict=True):
+            # Its output has the number only, which vLLM makes unique by further letters.
+            self._running[name.partition("-")[0]] = request.request_id, request.choices
 
     def _conversation(self, request: Request) -> list[dict[str, Any]]:
         images = [
@@ -205,6 +198,18 @@ def device_shares(resources: Resources, visible: str | None, count: int) -> list
             f"data_parallel={engines} x tensor_parallel={each} needs {engines * each} GPUs, there are {count}"
         )
     return [",".join(names[place * each : (place + 1) * each]) for place in range(engines)]
+
+
+def _refusal(request: Request, error: Exception) -> Response:
+    """What the engine raised instead of taking a request; raised again if it is gone."""
+    from vllm.exceptions import VLLMServerError
+
+    if isinstance(error, VLLMServerError):
+        raise error
+    if getattr(error, "parameter", None) == "input_tokens" or "maximum model length" in str(error):
+        found = getattr(error, "value", None)
+        return Response(request.request_id, "", "too_long", found if isinstance(found, int) else 0, 0)
+    return Response(request.request_id, f"{type(error).__name__}: {error}", "error", 0, 0)
 
 
 def _response(request_id: str, choices: tuple[str, ...], output: Any) -> Response:

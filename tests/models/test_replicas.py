@@ -26,21 +26,20 @@ class Telling:
     model, revision = "model", "r1"
 
     def __init__(self) -> None:
-        self._prompts: dict[str, str] = {}
+        self._begun: list[Request] = []
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        self.begin(requests)
-        return self.finish([request.request_id for request in requests])
+        raise NotImplementedError("it overlaps")
 
     def begin(self, requests: Sequence[Request]) -> None:
-        self._prompts |= {request.request_id: request.prompt for request in requests}
+        self._begun += requests
 
-    def finish(self, request_ids: Sequence[str]) -> list[Response]:
-        prompts = [self._prompts.pop(request_id) for request_id in request_ids]
-        if "die" in prompts:
+    def finish(self, least: int) -> list[Response]:
+        done, self._begun = self._begun[:least], self._begun[least:]
+        if any(request.prompt == "die" for request in done):
             os.kill(os.getpid(), signal.SIGKILL)
         text = f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
-        return [Response(request_id, text, "stop", 1, len(self._prompts)) for request_id in request_ids]
+        return [Response(request.request_id, text, "stop", 1, len(self._begun)) for request in done]
 
     def close(self) -> None:
         pass
@@ -85,10 +84,13 @@ def test_a_call_is_divided_and_put_together_again(two: Replicas) -> None:
 def test_more_is_taken_while_some_is_under_way(two: Replicas) -> None:
     two.begin(requests(*"abc"))
     two.begin([Request(str(place), "d", (), (), 0) for place in range(3, 8)])
-    first, second = two.finish(["0", "1", "2"]), two.finish([str(place) for place in range(3, 8)])
-    assert [response.request_id for response in first + second] == list("01234567")
-    assert [response.tokens_out for response in first] == [2, 3, 3]  # what each engine has besides
-    assert [response.tokens_out for response in second] == [0] * 5
+    first, second = two.finish(2), two.finish(8)
+    assert [response.request_id for response in first] == ["0", "1"]
+    assert [response.tokens_out for response in first] == [2, 4]  # what each engine has besides
+    assert [response.request_id for response in second] == ["3", "4", "2", "5", "6", "7"]
+    assert [response.tokens_out for response in second] == [0] * 6
+    two.begin(requests("a"))  # of which the first engine gets none
+    assert [response.request_id for response in two.finish(1)] == ["0"]
 
 
 def test_what_the_others_answered_outlives_a_death(two: Replicas) -> None:
@@ -97,7 +99,7 @@ def test_what_the_others_answered_outlives_a_death(two: Replicas) -> None:
     assert [response.request_id for response in caught.value.responses] == ["0", "1"]
     two.begin(requests("a", "b"))
     with pytest.raises(BrokenOff, match="engine 2 of 2 died") as caught:
-        two.finish(["0", "1"])
+        two.finish(2)
     assert [response.request_id for response in caught.value.responses] == ["0"]
 
 
