@@ -23,6 +23,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, model_val
 from data.keys import checksum, digest, file_digest
 
 MANIFEST = "manifest.json"
+# Arrow's own pool keeps what was freed, more with every row that a stage writes; the system's gives it back.
+pa.set_memory_pool(pa.system_memory_pool())
+
 TEMPORARY = ".*.tmp"  # names of files that a killed process left half-written
 _CHECKED = re.compile(r"\.crc32-([0-9a-f]{8})$")  # ends the stem of a file whose name has its checksum
 

@@ -121,7 +121,6 @@ class Ledger:
             new = {entry.request_id: entry for entry in reversed(entries) if entry.request_id not in stored}
             if new:
                 self._write([new[request_id] for request_id in sorted(new)])
-        pa.default_memory_pool().release_unused()  # what Arrow keeps for later would grow with every chunk
         return stored | new
 
     def _write(self, entries: list[Entry]) -> None:

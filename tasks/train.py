@@ -68,7 +68,7 @@ class TrainConfig(StageConfig):
     """How the retriever is trained. The defaults suit the tiny world; for a real BLIP-2 set learning_rate=1e-5."""
 
     seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1, description="one training run for each")
-    epochs: PositiveInt = Field(5, description="times that every triplet is seen")
+    epochs: PositiveInt = Field(7, description="times that every triplet is seen")
     batch_size: Annotated[int, Field(ge=2, description="triplets per step; the others' targets are negatives")] = 64
     hard_negatives: NonNegativeInt = Field(
         0, description="of each triplet's negatives, from stage mine, so many are wrong answers to the whole batch"
