@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,16 @@ def _text(value: object) -> str | Rejected:
 
 def _loops(text: str) -> bool:
     looked = text[:_LOOK_AT]
-    # The expressions about words take most of the time that reading takes, and each needs some word three times.
-    words = Counter(looked.casefold().split())
-    return any(loop.search(looked) for loop in (_LOOPS if max(words.values(), default=0) >= 3 else _LOOPS[2:]))
+    # The expressions take most of the time that reading takes. What they look for has a word five times, six words
+    # three times each, or two letters side by side nine times.
+    words = Counter(looked.casefold().split()).values()
+    letters = Counter(pairwise(looked)).values()
+    possible = (
+        max(words, default=0) >= 5,
+        sum(count for count in words if count >= 3) >= 18,
+        max(letters, default=0) >= 9,
+    )
+    return any(loop.search(looked) for loop, wanted in zip(_LOOPS, possible, strict=True) if wanted)
 
 
 def _objects(raw: str) -> Iterator[dict[str, object]]:

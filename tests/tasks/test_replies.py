@@ -112,3 +112,12 @@ def test_any_object_is_read_or_rejected(fields: dict[str, object], before: str, 
     found = read_reply(before + json.dumps({**fields, "caption": value}), "stop", FIELDS)
     if not isinstance(found, Rejected):
         found["caption"].encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("unit", "least"), [("red ", 5), ("a red dog, ", 5), ("one two three four five six ", 3), ("!", 10), ("so", 10)]
+)
+def test_repeated_is_what_comes_so_often(unit: str, least: int) -> None:
+    often, seldom = (json.dumps({"caption": f"it is {unit * times}"}) for times in (least, least - 1))
+    assert read_reply(often, "stop", FIELDS) == Rejected("repeated")
+    assert not isinstance(read_reply(seldom, "stop", FIELDS), Rejected)
