@@ -204,10 +204,10 @@ def _real() -> VllmGenerator:
 
 
 def _warm(generator: VllmGenerator, folder: Path) -> None:
-    """Let everything that is imported or compiled at its first use be there."""
-    pairs, images = inputs(folder / "warm", 8, seed=99)
+    """Let everything be there that is imported, compiled or, of memory, taken at its first use: a full batch is."""
+    pairs, images = inputs(folder / "warm", 512, seed=99)
     lent = Lent(generator)
-    run_stage(folder / "warm", lent, pairs, images, 8)
+    run_stage(folder / "warm", lent, pairs, images, Resources().chunk)
     run_bare(generator, lent.asked, images)
 
 

@@ -246,13 +246,9 @@ class _Session:
             following: list[Attempt] = []
             while len(following) < size and self._draw_into(following, size):
                 yield from self._flush()
-            # While an engine takes prompts in, it and the threads that decode hold each other up; while it computes
-            # they do not. So they wait for that, unless it takes in the next part first.
-            fills = 0 < len(following) <= self._chunk - len(self._begun) - len(part)
-            following_loading = self._load(following) if fills else []
             self._begin(part, loading)
-            if not fills:
-                following_loading = self._load(following)
+            # Not before: while the engine takes prompts in, it and the threads that decode hold each other up.
+            following_loading = self._load(following)
             least = min(size, len(self._begun))
             if not self._asker.overlaps:  # which is not known before it has something to do
                 least = len(self._begun)

@@ -38,7 +38,6 @@ class Pool(Mapping[str, Picture]):
         self._columns = {name: table[name].combine_chunks() for name in _COLUMNS}
         self._digests = content_digests(table).combine_chunks()
         del table
-        pa.default_memory_pool().release_unused()  # what reading took stands idle for as long as the pool lives
         self._made = lru_cache(_KEPT)(self._make)
 
     def __getitem__(self, image_id: str) -> Picture:
