@@ -1,6 +1,6 @@
 """Generation killed again and again, then compared with an undisturbed run: `python -m tests.tasks.killing KILLS`.
 
-With `scripted` behind it the engine has one chunk at a time; by default it takes the next half of one while it works.
+With `scripted` behind it the engine has one chunk at a time; by default it takes the next quarter while it works.
 
 Prints one JSON object as its last line:
     kills, triplets, requests: of the whole;
