@@ -37,7 +37,6 @@ class Pool(Mapping[str, Picture]):
         table = pa.Table.from_batches(read_rows(images.file("images.parquet"), IMAGES, names))
         self._columns = {name: table[name].combine_chunks() for name in _COLUMNS}
         self._digests = content_digests(table).combine_chunks()
-        del table
         self._made = lru_cache(_KEPT)(self._make)
 
     def __getitem__(self, image_id: str) -> Picture:
