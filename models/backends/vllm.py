@@ -159,6 +159,7 @@ class VllmGenerator:
             stop_token_ids=list(self._quirks.stop_token_ids) or None,
             structured_outputs=structure,
             logprobs=LIKELIEST if request.choices else None,
+            skip_clone=True,  # made for this request alone
         )
 
 
