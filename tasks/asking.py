@@ -26,7 +26,9 @@ from tasks.shards import spread
 # So many unreadable images and no readable one in a part: the fault is not in the images.
 _GONE = 8
 _PARTS = 4  # of a chunk, for an engine that takes more while it is at work
-_DECODED_AT_ONCE = 16  # images, by a thread
+# Pixels that a thread decodes before it takes more: of small images many, because the threads that decode those wait
+# for the one interpreter most of the time, and two take longer than one.
+_DECODED_AT_ONCE = 2**22
 
 
 @dataclass
@@ -288,10 +290,9 @@ class _Session:
 
     def _load(self, part: list[Attempt]) -> list[Future["_Images"]]:
         """Set the threads to the part's images, each once."""
-        wanted = list(dict.fromkeys(image_id for attempt in part for image_id in attempt.question.image_ids))
-        some = range(0, len(wanted), _DECODED_AT_ONCE)
+        wanted = dict.fromkeys(image_id for attempt in part for image_id in attempt.question.image_ids)
         pictures = self._terms.pictures
-        return [self._pool.submit(_decoded, pictures, wanted[start : start + _DECODED_AT_ONCE]) for start in some]
+        return [self._pool.submit(_decoded, pictures, portion) for portion in portions(pictures, wanted)]
 
     def _begin(self, part: list[Attempt], loading: list[Future["_Images"]]) -> None:
         """Hand a part to the engine, without the questions whose images cannot be read, which are settled."""
@@ -361,6 +362,18 @@ class _Images(NamedTuple):
 
     images: dict[str, Image.Image]
     faults: dict[str, BadImage]
+
+
+def portions(pictures: Mapping[str, Picture], image_ids: Iterable[str]) -> list[list[str]]:
+    """Images in what a thread decodes at once: as few in a row as have 4 megapixels together."""
+    found, room = list[list[str]](), 0
+    for image_id in image_ids:
+        if room <= 0:
+            found.append([])
+            room = _DECODED_AT_ONCE
+        found[-1].append(image_id)
+        room -= pictures[image_id].pixels
+    return found
 
 
 def _decoded(pictures: Mapping[str, Picture], image_ids: list[str]) -> _Images:
