@@ -176,12 +176,10 @@ def rate(rows: int, rounds: int, chunk: int) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             _warm(generator, Path(folder))
-            made = [
-                (place, *inputs(place, rows, seed))
-                for seed, place in enumerate(Path(folder) / str(number) for number in range(rounds))
-            ]
+            places = [Path(folder) / str(number) for number in range(rounds)]
+            made = [inputs(place, rows, seed) for seed, place in enumerate(places)]
             os.sync()  # else the stage's own writing waits for them
-            for place, pairs, images in made:
+            for place, (pairs, images) in zip(places, made, strict=True):
                 lent = Lent(generator)
                 for name, work, seconds in (
                     ("ours", partial(run_stage, place, lent, pairs, images, chunk), ours),

@@ -4,14 +4,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from data.artifact import Counts, seal, write_table
 from data.schemas import IMAGES
 from models.backends import Engine
-from tasks.asking import portions
 from tasks.pool import Pool
-from tasks.requests import Picture
 from tasks.rows import BATCH
 
 
@@ -34,12 +31,3 @@ def test_a_table_of_several_batches_is_looked_up_by_id(tmp_path: Path) -> None:
     assert "i99999" not in pool
     with pytest.raises(KeyError, match="i99999"):
         pool["i99999"]
-
-
-def test_small_images_are_decoded_by_one_thread_and_large_ones_each_alone() -> None:
-    sizes = [2**23, 2**22] + [96 * 96] * 200 + [2**22] + [512 * 512] * 20
-    pictures = {str(place): Picture(str(place), Image.Image, pixels) for place, pixels in enumerate(sizes)}
-    found = portions(pictures, pictures)
-    assert [image_id for portion in found for image_id in portion] == list(pictures)
-    assert [len(portion) for portion in found] == [1, 1, 201, 16, 4]
-    assert portions(pictures, []) == []
