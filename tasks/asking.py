@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -26,9 +26,10 @@ from tasks.shards import spread
 # So many unreadable images and no readable one in a part: the fault is not in the images.
 _GONE = 8
 _PARTS = 4  # of a chunk, for an engine that takes more while it is at work
-# Pixels that a thread decodes before it takes more. That is many small images: threads that decode those wait for the
-# one interpreter most of the time, and two take half again the processor time of one for no gain.
-_DECODED_AT_ONCE = 2**22
+_DECODED_AT_ONCE = 16  # images, by a thread
+# Seconds. A thread holds the interpreter for much of the decoding of images as quick as this. The engine, which wants it
+# between any two of its operations, loses more by that than by decoding and computing in turn (docs/generate.md).
+_QUICK = 0.0005
 
 
 @dataclass
@@ -235,13 +236,14 @@ class _Session:
         self._waiting: dict[str, list[Attempt]] = {}  # by request: two questions may come to the same one
         self._done: list[Outcome] = []
         self._rows: list[dict[str, Any]] = []
+        self._quick = False  # whether images take so little time that threads do not pay
         self._example = shown_example(prompt.text, prompt.answer)
         terms = asker.terms
         self._ledger = Ledger(asker.ledger, terms.model, terms.located.revision, prompt.name, prompt.digest)
 
     def outcomes(self) -> Iterator[Outcome]:
         part: list[Attempt] = []
-        loading: list[Future[_Images]] = []
+        loading: list[_Loading] = []
         while True:
             parts = 1 if self._asker.overlaps is False else min(_PARTS, self._chunk)
             size = self._chunk // parts
@@ -288,15 +290,20 @@ class _Session:
     def _attempt(self, question: Question, number: int) -> Attempt:
         return Attempt.of(self._terms, self._prompt, question, number, self._choices)
 
-    def _load(self, part: list[Attempt]) -> list[Future["_Images"]]:
-        """Set the threads to the part's images, each once."""
-        wanted = dict.fromkeys(image_id for attempt in part for image_id in attempt.question.image_ids)
+    def _load(self, part: list[Attempt]) -> list["_Loading"]:
+        """Set the threads to the part's images, each once; quick ones are decoded when they are asked for."""
+        wanted = list(dict.fromkeys(image_id for attempt in part for image_id in attempt.question.image_ids))
         pictures = self._terms.pictures
-        return [self._pool.submit(_decoded, pictures, portion) for portion in portions(pictures, wanted)]
+        if self._quick:
+            return [partial(_decoded, pictures, wanted)]
+        some = (wanted[start : start + _DECODED_AT_ONCE] for start in range(0, len(wanted), _DECODED_AT_ONCE))
+        return [self._pool.submit(_decoded, pictures, portion).result for portion in some]
 
-    def _begin(self, part: list[Attempt], loading: list[Future["_Images"]]) -> None:
+    def _begin(self, part: list[Attempt], loading: list["_Loading"]) -> None:
         """Hand a part to the engine, without the questions whose images cannot be read, which are settled."""
-        images, faults = _loaded(loading)
+        images, faults, seconds = _loaded(loading)
+        if images:
+            self._quick = seconds < len(images) * _QUICK
         ready: dict[str, Attempt] = {}
         for attempt in part:
             bad = next((faults[image_id] for image_id in attempt.question.image_ids if image_id in faults), None)
@@ -358,45 +365,40 @@ class _Session:
 
 
 class _Images(NamedTuple):
-    """Images by id; those that cannot be read as what is wrong with them."""
+    """Images by id; those that cannot be read as what is wrong with them; the seconds that all of them took."""
 
     images: dict[str, Image.Image]
     faults: dict[str, BadImage]
+    seconds: float
 
 
-def portions(pictures: Mapping[str, Picture], image_ids: Iterable[str]) -> list[list[str]]:
-    """The images, in their order, in portions for one thread each: as few as have 4 megapixels together."""
-    found, room = list[list[str]](), 0
-    for image_id in image_ids:
-        if room <= 0:
-            found.append([])
-            room = _DECODED_AT_ONCE
-        found[-1].append(image_id)
-        room -= pictures[image_id].pixels
-    return found
+_Loading = Callable[[], _Images]
+"""Waits for images that a thread decodes, or decodes them."""
 
 
 def _decoded(pictures: Mapping[str, Picture], image_ids: list[str]) -> _Images:
-    found = _Images({}, {})
+    images, faults = dict[str, Image.Image](), dict[str, BadImage]()
+    started = time.perf_counter()
     for image_id in image_ids:
         try:
-            found.images[image_id] = pictures[image_id].load()
+            images[image_id] = pictures[image_id].load()
         except BadImage as error:
-            found.faults[image_id] = error
-    return found
+            faults[image_id] = error
+    return _Images(images, faults, time.perf_counter() - started)
 
 
-def _loaded(loading: list[Future[_Images]]) -> _Images:
-    """Wait for the images of a part."""
-    found = _Images({}, {})
-    for future in loading:
-        some = future.result()
-        found.images.update(some.images)
-        found.faults.update(some.faults)
-    if len(found.faults) >= _GONE and not found.images:
-        image_id, fault = next(iter(found.faults.items()))
+def _loaded(loading: list[_Loading]) -> _Images:
+    """The images of a part, as soon as they are there."""
+    images, faults, seconds = dict[str, Image.Image](), dict[str, BadImage](), 0.0
+    for load in loading:
+        some = load()
+        images |= some.images
+        faults |= some.faults
+        seconds += some.seconds
+    if len(faults) >= _GONE and not images:
+        image_id, fault = next(iter(faults.items()))
         raise RuntimeError(
-            f"none of {len(found.faults)} images can be read any more, for example {image_id!r} ({fault}); is the "
+            f"none of {len(faults)} images can be read any more, for example {image_id!r} ({fault}); is the "
             "folder they were in still there?"
         )
-    return found
+    return _Images(images, faults, seconds)

@@ -52,7 +52,6 @@ class Pool(Mapping[str, Picture]):
             # Another limit on the size does not make another image of one that is below both.
             digest=sha256 if max(width, height) <= self._side else f"{sha256}@{self._side}",
             load=partial(_seen, self._images, uri, self._side),
-            pixels=width * height,
         )
 
     def __contains__(self, image_id: object) -> bool:

@@ -18,17 +18,10 @@ from tasks.replies import Rejected
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that may be asked about.
-
-    Attributes:
-        digest: tells what the model sees.
-        load: gives the image or raises BadImage.
-        pixels: about as many are decoded; decides nothing but how the work is divided.
-    """
+    """An image that may be asked about: its digest tells what the model sees, `load` gives it or raises BadImage."""
 
     digest: str
     load: Callable[[], Image.Image]
-    pixels: int = 512 * 512
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -251,6 +252,7 @@ def test_images_are_decoded_ahead_by_one_chunk_and_not_kept(tmp_path: Path, monk
         return answer(*args)
 
     answer = scripted.Scripted.generate
+    monkeypatch.setattr("tasks.asking._QUICK", 0.0)
     monkeypatch.setattr("tasks.pool.open_image", opening)
     monkeypatch.setattr(scripted.Scripted, "generate", counting)
     monkeypatch.setattr("tasks.generate.load_backend", lambda name: scripted.open_generator)
@@ -260,6 +262,33 @@ def test_images_are_decoded_ahead_by_one_chunk_and_not_kept(tmp_path: Path, monk
     assert len(alive) == 2 + 8 + 16
     # One chunk is with the engine, the next is being decoded.
     assert CHUNK <= max(alive) <= 2 * CHUNK
+
+
+def test_threads_decode_all_but_images_that_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, pairs, images = _inputs(tmp_path, 64)
+    monkeypatch.setattr("tasks.generate.load_backend", lambda name: scripted.open_generator)
+    by: Counter[str] = Counter()
+
+    def opening(*args: Any) -> Image.Image:
+        by[threading.current_thread().name[:6]] += 1
+        return open_image(*args)
+
+    def decoding(quick: float) -> tuple[dict[str, int], list[pa.Table]]:
+        by.clear()
+        monkeypatch.setattr("tasks.asking._QUICK", quick)
+        monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / str(quick)))
+        artifact = generate.make(config, pairs, images, resources=Resources(chunk=CHUNK)).artifact
+        return dict(by), _tables(artifact)
+
+    monkeypatch.setattr("tasks.pool.open_image", opening)
+    threads, by_threads = decoding(quick=0.0)
+    assert threads.keys() == {"decode"}
+    both, by_both = decoding(quick=1e9)
+    # How long they take is not known before the first part of the captions is there, and of the modifications. It is a
+    # quarter of a chunk while it is not known what the engine can do, then a whole one.
+    assert both["decode"] == CHUNK // 4 + CHUNK
+    assert both["decode"] + both["MainTh"] == threads["decode"]
+    assert by_both == by_threads
 
 
 def test_an_engine_that_overlaps_is_never_idle_and_has_one_chunk_at_the_most(

@@ -27,7 +27,6 @@ def test_a_table_of_several_batches_is_looked_up_by_id(tmp_path: Path) -> None:
     assert (len(pool), list(pool)[BATCH]) == (count, f"i{BATCH:05d}")
     assert pool[f"i{BATCH:05d}"].digest == f"{BATCH:x}"
     assert pool[f"i{BATCH + 1:05d}"].digest == f"of what lies there@{10 + BATCH}"  # it is wider than is looked at
-    assert pool[f"i{BATCH:05d}"].pixels == (10 + BATCH) * 10
     assert "i99999" not in pool
     with pytest.raises(KeyError, match="i99999"):
         pool["i99999"]
