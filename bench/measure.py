@@ -29,7 +29,7 @@ def measured(work: Callable[[], Any]) -> dict[str, float]:
     result = work()
     seconds = {"core_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
     del result
-    # The kernel counts pages by core and adds them up now and then: its peak may lie a little below what it said before.
+    # The kernel counts pages by core and adds them up now and then: its peak may lie a bit below what it said before.
     return {**seconds, "peak_mib": max(0.0, resident_mib(peak=True) - before)}
 
 

@@ -27,8 +27,8 @@ from tasks.shards import spread
 _GONE = 8
 _PARTS = 4  # of a chunk, for an engine that takes more while it is at work
 _DECODED_AT_ONCE = 16  # images, by a thread
-# Seconds. A thread holds the interpreter for much of the decoding of images as quick as this. The engine, which wants it
-# between any two of its operations, loses more by that than by decoding and computing in turn (docs/generate.md).
+# Seconds. A thread holds the interpreter for much of the decoding of images as quick as this. The engine wants it
+# between any two of its operations, and loses more by that than by decoding and computing in turn (docs/generate.md).
 _QUICK = 0.0005
 
 
