@@ -1,8 +1,10 @@
 """Several processes on this machine that train: one network, each with its share of every batch, or each its own."""
 
+import faulthandler
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +72,7 @@ def train_together(job: Job, groups: Sequence[int]) -> None:
                 f"a batch of {rows} triplets cannot be shared evenly by {count} processes; change batch_size"
             )
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    _run(_share_batches, (os.getpid(), shared, cpu), count, job, groups)
+    _run(_share_batches, (shared, cpu), count, job, groups)
 
 
 def train_apart(job: Job, groups: Sequence[int], count: int, threads: int) -> None:
@@ -80,13 +82,14 @@ def train_apart(job: Job, groups: Sequence[int], count: int, threads: int) -> No
         ValueError, OSError, MemoryError: what one of them refused; the others are stopped.
         RuntimeError: if a process died.
     """
-    _run(_train_own, (os.getpid(), count, threads), count, job, groups)
+    _run(_train_own, (count, threads), count, job, groups)
 
 
 def _run(work: Callable[..., None], settings: tuple[Any, ...], count: int, job: Job, groups: Sequence[int]) -> None:
     """Start processes, show their steps, and end with them."""
     news = multiprocessing.get_context("spawn").SimpleQueue()
-    running = start_processes(work, (*settings, job, news), count, join=False)  # type: ignore[no-untyped-call]
+    handed = (os.getpid(), work, *settings, job, news)
+    running = start_processes(_process, handed, count, join=False)  # type: ignore[no-untyped-call]
     steps, seeds = total_steps(job.config, groups), len(job.config.seeds)
     with progress(steps * seeds, "steps", steps * (seeds - len(job.todo))) as advance:
         try:
@@ -139,22 +142,34 @@ def _train(job: Job, todo: Sequence[int], processes: Processes) -> None:
     train_seeds(job.out, job.config, start, split.groups, job.origin, todo, processes)
 
 
-def _share_batches(rank: int, parent: int, shared: dict[str, str], cpu: bool, job: Job, news: Any) -> None:
-    """One process: its share of every batch of every seed."""
+def _process(rank: int, parent: int, work: Callable[..., None], *handed: Any) -> None:
+    """Do one process's work and end: with the parent at the latest, and without taking the interpreter down.
+
+    What there is to keep is on the disk then, and torch's own threads may abort a process whose interpreter goes away
+    beneath them.
+    """
     if not end_with(parent):  # torch asks for SIGINT then, which whatever runs in a shell's background ignores
         return
+    faulthandler.enable()  # says where, if it crashes all the same
+    work(rank, *handed)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
+
+
+def _share_batches(rank: int, shared: dict[str, str], cpu: bool, job: Job, news: Any) -> None:
+    """One process: its share of every batch of every seed."""
     os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=shared["WORLD_SIZE"])
     if not cpu:
         torch.cuda.set_device(rank)
     with _telling(news, steps=rank == 0):
         _train(job, job.todo, Processes(cpu, job.resources.sharded))
+    torch.distributed.barrier()  # nobody hangs up on one who is not done
     torch.distributed.destroy_process_group()
 
 
-def _train_own(rank: int, parent: int, count: int, threads: int, job: Job, news: Any) -> None:
+def _train_own(rank: int, count: int, threads: int, job: Job, news: Any) -> None:
     """One process: every step of its share of the seeds."""
-    if not end_with(parent):  # torch asks for SIGINT then, which whatever runs in a shell's background ignores
-        return
     torch.set_num_threads(threads)
     with _telling(news, steps=True):
         _train(job, job.todo[rank::count], Processes())
