@@ -169,8 +169,9 @@ def _parameters(request: Request) -> Any:
 
     sampling: Sampling = CONFIG.sampling
     return SamplingParams(
-        temperature=request.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=request.seed
-    )
+        temperature=request.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=request.seed,
+        skip_clone=True,  # as the stage's
+    )  # fmt: skip
 
 
 def rate(rows: int, rounds: int, chunk: int) -> dict[str, Any]:

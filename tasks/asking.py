@@ -27,8 +27,9 @@ from tasks.shards import spread
 _GONE = 8
 _PARTS = 4  # of a chunk, for an engine that takes more while it is at work
 _DECODED_AT_ONCE = 16  # images, by a thread
-# Seconds. A thread holds the interpreter for much of the decoding of images as quick as this. The engine wants it
-# between any two of its operations, and loses more by that than by decoding and computing in turn (docs/generate.md).
+# Seconds. A thread holds the interpreter for much of the decoding of images as quick as this. An engine in this process
+# wants it between any two of its operations, and lost more by that than by decoding and computing in turn, where images
+# took 0.1 ms (docs/generate.md).
 _QUICK = 0.0005
 
 
@@ -236,7 +237,7 @@ class _Session:
         self._waiting: dict[str, list[Attempt]] = {}  # by request: two questions may come to the same one
         self._done: list[Outcome] = []
         self._rows: list[dict[str, Any]] = []
-        self._quick = False  # whether images take so little time that threads do not pay
+        self._quick: bool | None = None  # whether images take so little time that threads do not pay; None: not known
         self._example = shown_example(prompt.text, prompt.answer)
         terms = asker.terms
         self._ledger = Ledger(asker.ledger, terms.model, terms.located.revision, prompt.name, prompt.digest)
@@ -294,16 +295,23 @@ class _Session:
         """Set the threads to the part's images, each once; quick ones are decoded when they are asked for."""
         wanted = list(dict.fromkeys(image_id for attempt in part for image_id in attempt.question.image_ids))
         pictures = self._terms.pictures
-        if self._quick:
-            return [partial(_decoded, pictures, wanted)]
+        loading: list[_Loading] = []
+        if self._quick is None and wanted:  # nothing is with the engine, beside which they would take longer
+            first = self._pool.submit(_decoded, pictures, wanted[:_DECODED_AT_ONCE])
+            self._quick = first.result().quick
+            loading, wanted = [first.result], wanted[_DECODED_AT_ONCE:]
+        if self._quick and self._asker.overlaps is not False:
+            # By a thread all the same: what it takes of memory for them is kept apart from what stays longer.
+            return [*loading, lambda: self._pool.submit(_decoded, pictures, wanted).result()]
         some = (wanted[start : start + _DECODED_AT_ONCE] for start in range(0, len(wanted), _DECODED_AT_ONCE))
-        return [self._pool.submit(_decoded, pictures, portion).result for portion in some]
+        return [*loading, *(self._pool.submit(_decoded, pictures, portion).result for portion in some)]
 
     def _begin(self, part: list[Attempt], loading: list["_Loading"]) -> None:
         """Hand a part to the engine, without the questions whose images cannot be read, which are settled."""
-        images, faults, seconds = _loaded(loading)
-        if images:
-            self._quick = seconds < len(images) * _QUICK
+        loaded = _loaded(loading)
+        images, faults = loaded.images, loaded.faults
+        if self._quick and images:
+            self._quick = loaded.quick
         ready: dict[str, Attempt] = {}
         for attempt in part:
             bad = next((faults[image_id] for image_id in attempt.question.image_ids if image_id in faults), None)
@@ -370,6 +378,10 @@ class _Images(NamedTuple):
     images: dict[str, Image.Image]
     faults: dict[str, BadImage]
     seconds: float
+
+    @property
+    def quick(self) -> bool:
+        return self.seconds < len(self.images) * _QUICK
 
 
 _Loading = Callable[[], _Images]

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,10 +150,11 @@ def _process(rank: int, parent: int, work: Callable[..., None], *handed: Any) ->
     """
     if not end_with(parent):  # torch asks for SIGINT then, which whatever runs in a shell's background ignores
         return
-    faulthandler.enable()  # says where, if it crashes all the same
+    if sys.stderr is not None:
+        faulthandler.enable()  # says where, if it crashes all the same
     work(rank, *handed)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.flush()
     os._exit(0)
 
 
@@ -164,7 +165,8 @@ def _share_batches(rank: int, shared: dict[str, str], cpu: bool, job: Job, news:
         torch.cuda.set_device(rank)
     with _telling(news, steps=rank == 0):
         _train(job, job.todo, Processes(cpu, job.resources.sharded))
-    torch.distributed.barrier()  # nobody hangs up on one who is not done
+    # Nobody hangs up on one who is not done.
+    torch.distributed.barrier(device_ids=None if cpu else [rank])
     torch.distributed.destroy_process_group()
 
 

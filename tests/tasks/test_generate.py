@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
+import time
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -264,31 +264,65 @@ def test_images_are_decoded_ahead_by_one_chunk_and_not_kept(tmp_path: Path, monk
     assert CHUNK <= max(alive) <= 2 * CHUNK
 
 
-def test_threads_decode_all_but_images_that_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("backend", "quick", "ahead"), [
+    (overlapping, 1e9, False), (overlapping, 0.0, True), (scripted, 1e9, True), (scripted, 0.0, True),
+])  # fmt: skip
+def test_images_are_decoded_while_the_engine_works_unless_they_take_no_time(
+    backend: Any, quick: float, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, pairs, images = _inputs(tmp_path, 64)
-    monkeypatch.setattr("tasks.generate.load_backend", lambda name: scripted.open_generator)
-    by: Counter[str] = Counter()
+    opened: list[int] = []
+    ahead_by: list[int] = []
 
     def opening(*args: Any) -> Image.Image:
-        by[threading.current_thread().name[:6]] += 1
+        opened.append(1)
         return open_image(*args)
 
-    def decoding(quick: float) -> tuple[dict[str, int], list[pa.Table]]:
-        by.clear()
-        monkeypatch.setattr("tasks.asking._QUICK", quick)
-        monkeypatch.setenv("CIRQUE_HOME", str(tmp_path / str(quick)))
-        artifact = generate.make(config, pairs, images, resources=Resources(chunk=CHUNK)).artifact
-        return dict(by), _tables(artifact)
+    def working(self: scripted.Scripted, requests: int) -> None:
+        """Is busy until the next part is there, unless there is none or nobody is at it; captions only."""
+        asked = len(_asked(tmp_path))
+        if asked > 64:
+            return
+        until = time.monotonic() + (30 if ahead else 0)
+        while len(opened) <= asked < 64 and time.monotonic() < until:
+            time.sleep(0.01)
+        ahead_by.append(len(opened) - asked)
 
+    monkeypatch.setattr("tasks.asking._QUICK", quick)
     monkeypatch.setattr("tasks.pool.open_image", opening)
-    threads, by_threads = decoding(quick=0.0)
-    assert threads.keys() == {"decode"}
-    both, by_both = decoding(quick=1e9)
-    # How long they take is not known before the first part of the captions is there, and of the modifications. It is a
-    # quarter of a chunk while it is not known what the engine can do, then a whole one.
-    assert both["decode"] == CHUNK // 4 + CHUNK
-    assert both["decode"] + both["MainTh"] == threads["decode"]
-    assert by_both == by_threads
+    monkeypatch.setattr(scripted.Scripted, "work", working)
+    monkeypatch.setattr("tasks.generate.load_backend", lambda name: backend.open_generator)
+    generate.make(config, pairs, images, resources=Resources(chunk=CHUNK))
+    before_the_last = [images for images in ahead_by if images or not ahead]
+    assert len(before_the_last) >= 8
+    assert all((images > 0) == ahead for images in before_the_last)
+
+
+def test_images_that_are_quick_no_more_are_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, pairs, images = _inputs(tmp_path, 64)
+    slow = images.read(IMAGES, "images.parquet")["image_id"][20].as_py()
+    opened: list[int] = []
+    ahead_by: dict[int, int] = {}  # by how many had been asked for
+
+    def opening(*args: Any) -> Image.Image:
+        opened.append(1)
+        return open_image(*args)
+
+    def working(self: scripted.Scripted, requests: int) -> None:
+        asked = len(_asked(tmp_path))
+        until = time.monotonic() + 30
+        while len(opened) == asked and 20 < asked < 64 and time.monotonic() < until:
+            time.sleep(0.01)
+        ahead_by[asked] = len(opened) - asked
+
+    monkeypatch.setattr("tasks.asking._Images.quick", property(lambda some: slow not in some.images))
+    monkeypatch.setattr("tasks.pool.open_image", opening)
+    monkeypatch.setattr(scripted.Scripted, "work", working)
+    monkeypatch.setattr("tasks.generate.load_backend", lambda name: overlapping.open_generator)
+    generate.make(config, pairs, images, resources=Resources(chunk=CHUNK))
+    assert all(ahead == 0 for asked, ahead in ahead_by.items() if asked <= 20)
+    assert all(ahead > 0 for asked, ahead in ahead_by.items() if 20 < asked < 64)
+    assert sum(20 < asked < 64 for asked in ahead_by) > 10
 
 
 def test_an_engine_that_overlaps_is_never_idle_and_has_one_chunk_at_the_most(
