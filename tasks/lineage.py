@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from data.artifact import Artifact, read_manifest
-from tasks.runs import load_run, recorded_runs
+from tasks.runs import RunRecord, load_run, recorded_runs
 from tasks.store import Slot, home
 
 
@@ -68,7 +68,21 @@ def find_with(name: str | None, file: str) -> Artifact:
     if name is None and not runs:
         raise LookupError(f"no run yet in {home()}; start one with: python -m flows demo")
     record = load_run(runs[-1] if name is None else name)
-    for row in reversed(record.stages):
-        if row.artifact is not None and (home() / row.artifact / file).is_file():
-            return open_sealed(home() / row.artifact)
-    raise LookupError(f"run {record.run} of {record.recipe} has no finished stage with {file}")
+    if (found := _last_with(record, file)) is not None:
+        return open_sealed(found)
+    having = next((run for run in reversed(runs) if _has(run, file)), None)
+    advice = "" if having is None else f"; the last run with such a stage is {having}: name it"
+    raise LookupError(f"run {record.run} of {record.recipe} has no finished stage with {file}{advice}")
+
+
+def _last_with(record: RunRecord, file: str) -> Path | None:
+    """Folder of the run's last stage that has the file."""
+    folders = (home() / row.artifact for row in reversed(record.stages) if row.artifact is not None)
+    return next((folder for folder in folders if (folder / file).is_file()), None)
+
+
+def _has(run: str, file: str) -> bool:
+    try:
+        return _last_with(load_run(run), file) is not None
+    except LookupError:  # its record is damaged, and it is not the run that was asked for
+        return False
