@@ -114,7 +114,7 @@ def test_scores_and_order_do_not_depend_on_the_blocks(monkeypatch: pytest.Monkey
         np.testing.assert_array_equal(part.scores.view(np.int32), whole.scores.view(np.int32))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations(range(25)), st.integers(1, 30))
 def test_the_order_of_the_gallery_is_irrelevant(order: list[int], k: int) -> None:
     tokens = np.concatenate([_sets(20).tokens, _sets(5).tokens])  # the last five repeat the first five

@@ -14,7 +14,7 @@ from tasks.spill import SortedTable
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.int32())])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(numbers=st.lists(st.integers(0, 300), max_size=300), buffer=st.sampled_from([1, 7, 1000]))
 def test_rows_are_ordered_and_unique(tmp_path_factory: pytest.TempPathFactory, numbers: list[int], buffer: int) -> None:
     folder = tmp_path_factory.mktemp("spill")
