@@ -102,7 +102,7 @@ FAULTS = {
     "another form": Reply('[{"choices": 3}]'),
     "nothing": Reply(""),
     "a closed connection": Reply(None),
-    "silence": Reply("{}", seconds=1.5),
+    "silence": Reply("{}", seconds=4.0),
     "status 429": trouble(429),
     "status 503": trouble(503),
     "status 500 with a time": trouble(500, Retry_After="0"),
@@ -114,7 +114,7 @@ def test_what_may_pass_is_asked_again(fault: str) -> None:
     def twice(body: dict[str, Any], before: int) -> Reply:
         return FAULTS[fault] if before < 2 else echo(body, before)
 
-    seconds = 1.0 if fault == "silence" else 60.0
+    seconds = 3.0 if fault == "silence" else 60.0
     with serving(twice) as server, generator(server.url, request_timeout=seconds) as opened:
         found = opened.generate(requests(2))
     assert [response.text for response in found] == ["PROMPT 0", "PROMPT 1"]
