@@ -34,7 +34,7 @@ class Images(StrEnum):
 
 
 def export(
-    to: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; it must be empty or missing.")],
     source: Annotated[
         str | None,
         typer.Argument(

@@ -1,5 +1,6 @@
 """The card of an exported data set: what it holds, who wrote it with which words, and what became of every row."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import prompts
 from data.artifact import Artifact
+from models.checkpoints import HUB_ID, WEIGHTS_OF_LAVIS
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """How a column of pictures is stored."""
@@ -37,6 +40,13 @@ COLUMNS = {
     "image_id": "id of an image that is a hard negative of some triplet",
     "image": "that image",
 }
+# Settings and facts whose texts are paths, or have paths as parts. A checkpoint's name may be a path, too, or an id.
+_PATHS = frozenset(("path", "files", "ids", "root", "start", "galleries", "contamination"))
+# Where a path begins for certain: "/x", "./x", "../x", "~/x", "~name/x"; at the start of a setting or within it, as in
+# "cirr:test1:/x". After "https:" comes no path.
+_BEGINS = r"(?:\.{0,2}|~[\w.-]*)/(?=\S)"
+_INNER = re.compile(rf"(?<=[:,;+=|\s])(?<!http:)(?<!https:)(?<!hf:)(?<!s3:)(?<!gs:)(?={_BEGINS})")
+_PATH, _URL = re.compile(_BEGINS), re.compile(r"(https?|hf|s3|gs)://")
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
 
@@ -166,12 +176,43 @@ def _header(done: Exported, options: ExportOptions) -> str:
     return str(data.to_yaml())
 
 
-def _portable(value: Any) -> Any:
-    """Settings without the folders of this machine: of an absolute path the last name remains."""
+def _portable(value: Any, paths: bool = False) -> Any:
+    """Settings, or facts, without the folders of this machine; `paths`: what is no name is a path."""
     if isinstance(value, dict):
-        return {name: _portable(inner) for name, inner in value.items()}
+        plain: dict[str, Any] = {}
+        times = Counter[str]()  # two folders may have one name
+        for name, inner in value.items():
+            short = _without_folders(name, paths)
+            times[short] += 1
+            key = short if times[short] == 1 else f"{short} ({times[short]})"
+            plain[key] = _portable(inner, paths or name in _PATHS)
+        return plain
     if isinstance(value, list):
-        return [_portable(inner) for inner in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value
+        return [_portable(inner, paths) for inner in value]
+    return _without_folders(value, paths) if isinstance(value, str) else value
+
+
+def _without_folders(text: str, paths: bool) -> str:
+    """A text in which of every path the last name remains. Addresses and Hugging Face ids stay as they are."""
+    if text.endswith(WEIGHTS_OF_LAVIS):
+        return "+".join(PurePath(part).name for part in text.split("+"))
+    return "".join(_shortened(part, paths) for part in _INNER.split(text))
+
+
+def _shortened(part: str, paths: bool) -> str:
+    """The same of a part with at most one path that begins for certain, and that at its start."""
+    if _URL.match(part):
+        return part
+    if _PATH.match(part):
+        return PurePath(part).name
+    pieces = part.split(":")  # of "cirr:test1:folder/cirr"
+    return ":".join(one if _is_name(one, paths or len(pieces) > 1) else PurePath(one).name for one in pieces)
+
+
+def _is_name(text: str, paths: bool) -> bool:
+    """Whether a text with slashes is the name of a prompt, or an id of the hub that no folder here has, too."""
+    if "/" not in text:
+        return True
+    if paths:
+        return False
+    return (prompts.FOLDER / f"{text}.md").is_file() or bool(HUB_ID.fullmatch(text) and not Path(text).exists())

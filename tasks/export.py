@@ -1,6 +1,7 @@
 """Export: triplets as a data set that leaves the store, for Hugging Face `datasets`."""
 
 import json
+import os
 import shutil
 import uuid
 from collections import Counter
@@ -95,25 +96,52 @@ def export_dataset(triplets: Artifact, to: Path, options: ExportOptions, force: 
 
 @contextmanager
 def new_folder(to: Path, force: bool) -> Iterator[Path]:
-    """A folder to fill, which is moved to `to` when the block ends, and removed if it raises.
+    """A folder to fill, which becomes `to` when the block ends, and is removed if it raises.
+
+    `to` may be a link to a folder, or the working directory. A folder that is there stays the same folder and gets the
+    contents.
 
     Raises:
         FileExistsError: if `to` is there and is neither empty nor, with `force`, an earlier export.
     """
-    occupied = to.exists() and (not to.is_dir() or any(to.iterdir()))
-    if occupied and not (force and (to / MARK).is_file()):
+    place = Path(os.path.realpath(to))
+    if place.is_symlink() or (place.exists() and not place.is_dir()):  # a link in a circle is a link still
+        raise FileExistsError(f"{to} is {_kind(place)}; want a folder that is empty or missing: choose another place")
+    if place.is_dir() and any(place.iterdir()) and not (force and _is_export(place)):
         hint = "--force replaces only what an export wrote" if force else "choose another folder, or --force"
         raise FileExistsError(f"{to} is not empty; {hint}")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    folder = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.tmp")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
     folder.mkdir()
     try:
         yield folder
-        if to.exists():
-            shutil.rmtree(to)
-        folder.rename(to)
+        _move(folder, place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_export(place: Path) -> bool:
+    """Whether MARK there was written by an export; checkpoints have a file of that name too."""
+    try:
+        facts = json.loads((place / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and "stages" in facts
+
+
+def _kind(place: Path) -> str:
+    return "a link that leads in a circle" if place.is_symlink() else "a file"
+
+
+def _move(folder: Path, place: Path) -> None:
+    if not place.exists():
+        folder.rename(place)
+        return
+    # While there is a MARK in it, the next export may replace what this one leaves when it is killed here.
+    for old in sorted(place.iterdir(), key=lambda path: path.name == MARK):
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for new in sorted(folder.iterdir(), key=lambda path: path.name != MARK):
+        shutil.move(new, place / new.name)
 
 
 def missing(error: Exception, image_id: str, allowed: bool, done: Counter[str], reason: str) -> None:

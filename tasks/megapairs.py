@@ -5,9 +5,10 @@ Source: the data set card in the README of VectorSpaceLab/MegaPairs, section "Da
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ from data.schemas import IMAGES, REJECTED, TRIPLETS
 from tasks.card import Exported, ExportOptions, Part, facts_of
 from tasks.export import Files, missing, new_folder
 from tasks.lineage import ancestor_with, lineage
-from tasks.rows import BATCH, read_rows, row_writer
+from tasks.rows import BATCH, RowWriter, read_rows, row_writer
 from tasks.spill import SortedTable
 from tasks.stage import stage
 
@@ -31,6 +32,20 @@ FIELDS = ("q_img", "q_text", "t_img", "hns")
 RECIPE = "megapairs"
 _SUFFIXES = (".jsonl", ".parquet")
 _SHOWN = 300  # characters of a faulty line that are kept
+_TEXTS = pa.schema(  # the texts of usable lines, before those that are the same become one triplet
+    [
+        pa.field("order", pa.string(), nullable=False),  # texts of one pair follow each other, the same by line
+        pa.field("triplet_id", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),  # its number, over all files
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("texts", pa.int32(), nullable=False),  # of the line
+        pa.field("reference_id", pa.string(), nullable=False),
+        pa.field("target_id", pa.string(), nullable=False),
+        pa.field("modification", pa.string(), nullable=False),
+        pa.field("negative_ids", TRIPLETS.field("negative_ids").type, nullable=False),
+    ]
+)
 
 
 class MegaPairsConfig(StageConfig):
@@ -68,40 +83,54 @@ def listing_facts(config: MegaPairsConfig, images: Artifact) -> dict[str, Any]:
     return {"files": [[path.name, file_digest(path)] for path in config.files()]}
 
 
-@stage(version=1, facts=listing_facts)
+@stage(version=2, facts=listing_facts)
 def megapairs(out: Path, config: MegaPairsConfig, images: Artifact) -> Counts:
-    """Write triplets.parquet, one triplet per text, and rejected.parquet, from MegaPairs rows.
+    """Write triplets.parquet, one triplet per text of a pair, and rejected.parquet, from MegaPairs rows.
 
     Rows that come in are lines. One that is no such row, or whose query or target image was not ingested, is dropped;
-    a hard negative that was not ingested is left out of its list, and `detail` counts them.
+    a hard negative that was not ingested is left out of its list, and `detail` counts them. What several lines say of
+    the same pair becomes one triplet with the hard negatives of all of them; a line that says nothing else than
+    earlier ones is dropped as repeated, and `detail` counts the texts that were there already.
 
     Raises:
         ValueError: if no file is named, or no row is left.
     """
     known = set(images.read(IMAGES, "images.parquet")["image_id"].to_pylist())
-    table = SortedTable(out / "unsorted", TRIPLETS, "triplet_id")
+    table = SortedTable(out / "unsorted", _TEXTS, "order")
     dropped, lost, read = Counter[str](), 0, 0
     with row_writer(out / "rejected.parquet", REJECTED) as rejected, progress(None, "rows") as advance:
+
+        def drop(place: str, reason: str, detail: str) -> None:
+            dropped[reason] += 1
+            rejected.add({"row_id": place, "stage": "megapairs", "reason": reason, "detail": detail})
+
         for row in _lines(config):
             read += 1
             advance(1)
             fault = row.fault or _unusable(row.fields or {}, known)
             if fault is not None:
-                dropped[fault[0]] += 1
-                rejected.add({"row_id": row.place, "stage": "megapairs", "reason": fault[0], "detail": fault[1]})
+                drop(row.place, *fault)
                 continue
             assert row.fields is not None
             negatives = [name for name in row.fields["hns"] if name in known]
             lost += len(row.fields["hns"]) - len(negatives)
-            table.add(_triplets(row.fields, negatives))
-    kept = read - dropped.total()
-    if not kept:
-        raise ValueError(
-            f"none of the {read:,} rows can be used ({dict(dropped) or 'there are none'}); image ids are paths below"
-            f" ingest.path, such as {min(known, default='none')!r}"
-        )
-    written = table.write(out / "triplets.parquet")
-    return Counts(read=read, kept=kept, dropped=dict(dropped), written=written, detail={"negatives_missing": lost})
+            table.add(_texts(row, read, negatives))
+        if read == dropped.total():
+            raise ValueError(
+                f"none of the {read:,} rows can be used ({dict(dropped) or 'there are none'}); image ids are paths"
+                f" below ingest.path, such as {min(known, default='none')!r}"
+            )
+        table.write(out / "texts.parquet")
+        with row_writer(out / "triplets.parquet", TRIPLETS) as triplets:
+            repeated = _join(out / "texts.parquet", triplets, drop)
+        (out / "texts.parquet").unlink()
+    return Counts(
+        read=read,
+        kept=read - dropped.total(),
+        dropped=dict(dropped),
+        written=triplets.rows,
+        detail={"negatives_missing": lost, "texts_repeated": repeated},
+    )
 
 
 def _lines(config: MegaPairsConfig) -> Iterator[_Row]:
@@ -115,7 +144,7 @@ def _lines(config: MegaPairsConfig) -> Iterator[_Row]:
 
 
 def _json_lines(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:  # some editors begin a file with a mark
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -142,7 +171,8 @@ def _parquet(path: Path) -> Iterator[_Row]:
 
 def _checked(place: str, value: Any) -> _Row:
     """A row whose fields have the right types; texts are freed of empty ones."""
-    shown = json.dumps(value, ensure_ascii=False, default=str)[:_SHOWN]
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    shown = written.encode("utf-8", "backslashreplace").decode("utf-8")[:_SHOWN]
     if not isinstance(value, dict) or not {"q_img", "q_text", "t_img"} <= value.keys():
         return _Row(place, None, ("missing_field", f"want {', '.join(FIELDS)}, found {shown}"))
     texts = [value["q_text"]] if isinstance(value["q_text"], str) else value["q_text"]
@@ -154,8 +184,18 @@ def _checked(place: str, value: Any) -> _Row:
     plain = list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
     if not plain:
         return _Row(place, None, ("no_text", shown))
+    if not _is_unicode("".join(plain)):
+        return _Row(place, None, ("not_unicode", shown))
     paths = {name: _id(value[name]) for name in ("q_img", "t_img")}
     return _Row(place, {**paths, "q_text": plain, "hns": [_id(name) for name in negatives]})
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair: "\ud83d"
+        return False
+    return True
 
 
 def _id(path: str) -> str:
@@ -170,23 +210,58 @@ def _unusable(fields: dict[str, Any], known: set[str]) -> tuple[str, str] | None
     return None
 
 
-def _triplets(fields: dict[str, Any], negatives: list[str]) -> list[dict[str, Any]]:
-    provenance = {"model": RECIPE, "revision": "", "prompt_digest": "", "caption_prompt_digest": "", "request_ids": []}
+def _texts(row: _Row, line: int, negatives: list[str]) -> list[dict[str, Any]]:
+    """The rows of `_TEXTS` of a usable line."""
+    assert row.fields is not None
+    fields = row.fields
     pair_id = digest([fields["q_img"], fields["t_img"], RECIPE])[:32]
-    return [
-        {
-            "triplet_id": f"{pair_id}{digest(text)[:32]}",  # texts of one pair follow each other
-            "pair_id": pair_id,
-            "view": RECIPE,
-            "reference_id": fields["q_img"],
-            "modification": text,
-            "target_id": fields["t_img"],
-            "negative_ids": negatives,
-            "recipe": RECIPE,
-            "provenance": provenance,
-        }
-        for text in fields["q_text"]
-    ]
+    found = []
+    for text in fields["q_text"]:
+        triplet_id = f"{pair_id}{digest(text)[:32]}"  # texts of one pair follow each other
+        found.append(
+            {
+                "order": f"{triplet_id[:48]}{line:016x}",
+                "triplet_id": triplet_id,
+                "pair_id": pair_id,
+                "line": line,
+                "place": row.place,
+                "texts": len(fields["q_text"]),
+                "reference_id": fields["q_img"],
+                "target_id": fields["t_img"],
+                "modification": text,
+                "negative_ids": negatives,
+            }
+        )
+    return found
+
+
+def _join(path: Path, triplets: RowWriter, drop: Callable[[str, str, str], None]) -> int:
+    """Write a triplet for each different text of a pair, with the hard negatives of all lines that have it.
+
+    Args:
+        path: rows of `_TEXTS`, ordered.
+        triplets: takes them.
+        drop: told of the place, the reason and the detail of each line all of whose texts earlier lines have.
+
+    Returns:
+        How many texts earlier lines have.
+    """
+    provenance = {"model": RECIPE, "revision": "", "prompt_digest": "", "caption_prompt_digest": "", "request_ids": []}
+    repeated, fresh = 0, dict[int, int]()  # by line that repeats a text, how many of its texts may be new
+    rows = (row for batch in read_rows(path, _TEXTS) for row in batch.to_pylist())
+    for triplet_id, group in groupby(rows, key=itemgetter("triplet_id")):
+        first, *others = group
+        negatives = dict.fromkeys(one for row in (first, *others) for one in row["negative_ids"])
+        same = {name: first[name] for name in ("pair_id", "reference_id", "target_id", "modification")}
+        constant = {"view": RECIPE, "recipe": RECIPE, "provenance": provenance}
+        triplets.add({"triplet_id": triplet_id, **same, **constant, "negative_ids": list(negatives)})
+        for row in others:
+            repeated += 1
+            left = fresh[row["line"]] = fresh.get(row["line"], row["texts"]) - 1
+            if not left:
+                del fresh[row["line"]]
+                drop(row["place"], "repeated", f"as in {first['place']}: {row['modification'][:_SHOWN]}")
+    return repeated
 
 
 def export_megapairs(triplets: Artifact, to: Path, options: ExportOptions, force: bool = False) -> Exported:

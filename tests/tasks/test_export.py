@@ -1,6 +1,7 @@
 """Triplets leave the store, and come back."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from data.artifact import Artifact, Counts, seal, write_table
 from data.schemas import IMAGES, REJECTED, TRIPLETS
 from flows.__main__ import app
 from tasks.card import ExportOptions
-from tasks.export import export_dataset
+from tasks.export import export_dataset, new_folder
 from tasks.ingest import IngestConfig, ingest
 from tasks.lineage import lineage
 from tasks.megapairs import MegaPairsConfig, export_megapairs, megapairs
@@ -182,12 +183,44 @@ def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("x")
+    (mine / "cirque.json").write_text('{"temperature": 0.07}')  # as in the folder of a checkpoint
     refused = runner.invoke(app, [*arguments[:-1], str(mine), "--force"])
     assert (refused.exit_code, (mine / "thesis.txt").exists()) == (1, True)
     unsealed = runner.invoke(app, ["export", str(mine), "--to", str(tmp_path / "x")])
     assert (unsealed.exit_code, "not a sealed artifact" in unsealed.output) == (1, True)
     nothing = runner.invoke(app, ["export", "--to", str(tmp_path / "x")])
     assert (nothing.exit_code, "no run yet" in nothing.output) == (1, True)
+
+
+def test_a_link_to_a_folder_and_the_working_directory_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triplets = _triplets(tmp_path)
+    for name in ("disk", "here"):
+        (tmp_path / name).mkdir()
+    link, dangling = tmp_path / "link", tmp_path / "dangling"
+    link.symlink_to("disk")
+    dangling.symlink_to("disk/new")
+    export_dataset(triplets, link, ExportOptions())
+    export_dataset(triplets, link, ExportOptions(), force=True)
+    assert link.is_symlink()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == [
+        *("README.md", "cirque.json", "data", "negatives")
+    ]
+    export_dataset(triplets, dangling, ExportOptions())
+    assert (tmp_path / "disk" / "new" / "cirque.json").is_file()
+    monkeypatch.chdir(tmp_path / "here")
+    export_dataset(triplets, Path(), ExportOptions())
+    assert "cirque.json" in os.listdir()  # the shell still stands in it
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_what_is_no_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "circle").symlink_to("circle")
+    for name, found in (("file", "is a file; want a folder"), ("circle", "is a link that leads in a circle")):
+        with pytest.raises(FileExistsError, match=found), new_folder(tmp_path / name, True):
+            pytest.fail("there was work")
 
 
 def test_megapairs_rows_go_out_and_come_in_again(tmp_path: Path) -> None:
@@ -237,7 +270,7 @@ def test_every_megapairs_line_is_accounted_for(tmp_path: Path) -> None:
     reasons = ("not_json", "missing_field", "no_text", "wrong_type", "query_image_missing", "target_image_missing")
     assert artifact.counts.dropped == dict.fromkeys(reasons, 1)
     assert (artifact.counts.read, artifact.counts.kept, artifact.counts.written) == (9, 3, 2 + 1 + 2)
-    assert artifact.counts.detail == {"negatives_missing": 2}
+    assert artifact.counts.detail == {"negatives_missing": 2, "texts_repeated": 0}
     assert artifact.read(REJECTED, "rejected.parquet")["row_id"].to_pylist()[0] == "0.jsonl:2"
     few = megapairs.make(MegaPairsConfig(path=tmp_path / "rows", limit=1), images).artifact
     assert few.counts.read == 1
