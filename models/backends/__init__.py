@@ -9,8 +9,11 @@ it cannot work with.
 import importlib
 import math
 import pkgutil
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import ModuleType
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -91,6 +94,10 @@ class Response:
     tokens_in: int
     tokens_out: int
     probabilities: tuple[float, ...] | None = None
+
+
+REFUSED = ("too_long", "error")
+"""Finish reasons of what is no answer, so that the same request may be sent again."""
 
 
 class BrokenOff(RuntimeError):  # noqa: N818  (what happened, as in the message)
@@ -183,10 +190,18 @@ LIKELIEST = 20
 """Likeliest tokens of each step that an engine is asked for where a request has choices: vLLM's and OpenAI's most."""
 
 
+# Where a reasoning model's answer begins, as in `tasks.replies`.
+_THOUGHT = re.compile(r"[<\[◁]/think(?:ing)?[>\]▷]", re.IGNORECASE)
+_QUOTE = r"\\?[\"'“”‘’]"  # models do not only use JSON's
+
+
 def choice_probabilities(
     steps: Iterable[tuple[str, Mapping[str, float]]], choices: Sequence[str]
 ) -> tuple[float, ...] | None:
     """How an answer's probability was shared out between choices, at the step that took one of them.
+
+    That is the step within the first object behind all thoughts that has a choice for a value: what is said before and
+    behind it ("I see no fault: ...") does not count. Without such an object it is the last step that took a choice.
 
     Args:
         steps: of each token of the answer its text, and the natural logarithms of the probabilities of the likeliest
@@ -196,17 +211,31 @@ def choice_probabilities(
     Returns:
         One probability per choice, adding up to 1; None if no step took a choice.
     """
-    for taken, likeliest in steps:
-        if _word(taken) not in choices:
-            continue
-        weights = dict.fromkeys(choices, 0.0)
-        for text, logarithm in likeliest.items():
-            if _word(text) in weights:
-                weights[_word(text)] += math.exp(logarithm)
-        if (total := sum(weights.values())) == 0:  # the engine told of other tokens only
-            return tuple(float(choice == _word(taken)) for choice in choices)
-        return tuple(weights[choice] / total for choice in choices)
-    return None
+    told = list(steps)
+    place = _deciding([text for text, _ in told], choices)
+    if place is None:
+        return None
+    taken, likeliest = told[place]
+    weights = dict.fromkeys(choices, 0.0)
+    for text, logarithm in likeliest.items():
+        if _word(text) in weights:
+            weights[_word(text)] += math.exp(logarithm)
+    if (total := sum(weights.values())) == 0:  # the engine told of other tokens only
+        return tuple(float(choice == _word(taken)) for choice in choices)
+    return tuple(weights[choice] / total for choice in choices)
+
+
+def _deciding(tokens: Sequence[str], choices: Sequence[str]) -> int | None:
+    """The place of the token that is the answer's choice."""
+    answer = "".join(tokens)
+    start = max((found.end() for found in _THOUGHT.finditer(answer)), default=0)
+    words = "|".join(map(re.escape, choices))
+    value = rf"\{{[^{{}}]*{_QUOTE}\s*:\s*{_QUOTE}\s*({words})[\s.]*{_QUOTE}"
+    found = re.compile(value, re.IGNORECASE).search(answer, start)
+    if found is None:
+        return next((place for place in reversed(range(len(tokens))) if _word(tokens[place]) in choices), None)
+    place = bisect_right(list(accumulate(map(len, tokens))), found.start(1))
+    return place if _word(tokens[place]) in choices else None
 
 
 def _word(token: str) -> str:

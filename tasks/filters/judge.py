@@ -17,7 +17,8 @@ CHOICES = ("yes", "no")
 class Config(Filter, Asked):
     """The value is the probability of a yes beside that of a no, or 1 and 0 where the engine tells no probabilities.
 
-    A triplet for which the judge gives no usable answer is kept, and counted.
+    So it is where they are of another word than the answer's. A triplet for which the judge gives no usable answer is
+    kept, and counted.
     """
 
     keeps: ClassVar[Literal["at_most", "at_least"]] = "at_least"
@@ -51,8 +52,11 @@ def _read(outcome: Outcome) -> Measured:
     if isinstance(outcome.texts, Rejected):
         return Measured(None, f"judge_{outcome.texts.reason}")
     word = outcome.texts["verdict"].strip().strip(".").lower()
-    if outcome.probabilities is not None:
-        return Measured(outcome.probabilities[CHOICES.index("yes")], word)
     if word not in CHOICES:
         return Measured(None, "judge_neither_yes_nor_no")
-    return Measured(float(word == "yes"), word)
+    shares = outcome.probabilities
+    # The ledger may have shares from when the first yes or no of an answer counted, as in: I see no fault: {"verdict":
+    # "yes"}. They cannot be told from those of a word that was drawn though another was likelier.
+    if shares is None or shares[CHOICES.index(word)] < max(shares):
+        return Measured(float(word == "yes"), word)
+    return Measured(shares[CHOICES.index("yes")], word)

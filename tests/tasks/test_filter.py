@@ -183,6 +183,20 @@ def test_a_judge_without_probabilities_is_taken_at_its_word() -> None:
     assert judge._read(Outcome("t", Rejected("refusal"), "r", "I'm sorry")) == (None, "judge_refusal")
 
 
+def test_a_judges_probabilities_count_if_they_are_of_its_word() -> None:
+    from tasks.requests import Outcome
+
+    def read(word: str, *shares: float) -> Measured:
+        return judge._read(Outcome("t", {"verdict": word}, "r", "", shares))
+
+    assert read("yes", 0.75, 0.25) == (0.75, "yes")
+    assert read("No.", 0.25, 0.75) == (0.25, "no")
+    assert read("no", 0.5, 0.5) == (0.5, "no")
+    # As the ledger may have it of: I see no mismatch: {"verdict": "yes"}
+    assert read("yes", 0.0, 1.0) == (1.0, "yes")
+    assert read("perhaps", 0.0, 1.0) == (None, "judge_neither_yes_nor_no")
+
+
 def test_a_round_trip_is_compared_with_the_targets_caption(store: Path) -> None:
     rows = [triplet("make it red"), triplet("make it blue", target_caption=None)]
     off = {name: {"on": False} for name in FilterConfig.model_fields}

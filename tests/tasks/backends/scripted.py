@@ -2,7 +2,7 @@
 
 Environment: SCRIPTED_LOG, a file that gets one request id per line, synced, before its chunk is answered;
 SCRIPTED_SECONDS per request; SCRIPTED_BAD, the share of bad answers in 256ths; SCRIPTED_WORD in every good answer;
-SCRIPTED_CHOICES, to tell probabilities of choices.
+SCRIPTED_CHOICES, to answer with the likelier of two choices and tell their probabilities.
 """
 
 import json
@@ -55,15 +55,15 @@ class Scripted:
     def answer(self, request: Request) -> Response:
         assert all(image.mode == "RGB" for image in request.images)
         draw = int(request.request_id[8:10], 16)
+        shares = None
+        if os.environ.get("SCRIPTED_CHOICES") and len(request.choices) == 2:
+            shares = (draw / 255, 1 - draw / 255)
         if draw < int(os.environ.get("SCRIPTED_BAD", "0")):
             text, reason = BAD[draw % len(BAD)]
         else:
             word = os.environ.get("SCRIPTED_WORD", "thing")
-            fields = dict.fromkeys(request.answer, f"a {word} {request.request_id[:6]}")
-            text, reason = json.dumps(fields), "stop"
-        shares = None
-        if os.environ.get("SCRIPTED_CHOICES") and len(request.choices) == 2:
-            shares = (draw / 255, 1 - draw / 255)
+            said = f"a {word} {request.request_id[:6]}" if shares is None else request.choices[shares[0] < shares[1]]
+            text, reason = json.dumps(dict.fromkeys(request.answer, said)), "stop"
         return Response(request.request_id, text, reason, 10 * (1 + len(request.images)), len(text.split()), shares)
 
 
