@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+
+from data.addresses import base_address
 
 
 class StageConfig(BaseModel):
@@ -12,7 +14,10 @@ class StageConfig(BaseModel):
     belongs in `Resources`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False,
+        hide_input_in_errors=True,  # which may be an address with a password; messages for users are made elsewhere
+    )  # fmt: skip
 
 
 class Resources(StageConfig):
@@ -46,6 +51,15 @@ class Resources(StageConfig):
     spread_workers: PositiveInt = Field(2, description="workers that take shards")
     cluster: str | None = Field(None, description="a running engine: tcp://host:8786 (dask), ray://host:10001 (ray)")
     shard: PositiveInt = Field(4096, description="rows per shard, at least; 10 to 30 seconds of work")
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        urls = tuple(base_address(endpoint) for endpoint in endpoints)
+        twice = [url for url in urls if urls.count(url) > 1]
+        if twice:
+            raise ValueError(f"names an endpoint twice: {twice[0]}")
+        return urls
 
     @model_validator(mode="after")
     def _shared_by_several(self) -> Self:

@@ -11,7 +11,7 @@ from flows.recipe import Recipe, changed
 from tasks.caption import CaptionConfig, caption
 from tasks.embedder import Align, DescribeConfig, EmbedderConfig, Instruct, Lora, describe, embedder
 from tasks.evaluate import ALIGNED, EvaluateConfig, evaluate
-from tasks.filter import FilterConfig, filter
+from tasks.filter import FilterConfig, check_filters, filter
 from tasks.generate import check_generator, generate
 from tasks.ingest import IngestConfig, ingest
 from tasks.plans.instruct_cir import InstructCirGenerate
@@ -56,8 +56,9 @@ class InstructCir(StageConfig):
     resources: Resources = Resources()
 
     @model_validator(mode="after")
-    def _generator_has_what_it_needs(self) -> "InstructCir":
+    def _generators_have_what_they_need(self) -> "InstructCir":
         check_generator(self.generate, self.resources)
+        check_filters(self.filter, self.resources)
         return self
 
     @model_validator(mode="after")

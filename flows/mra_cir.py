@@ -12,7 +12,7 @@ from tasks.caption import CaptionConfig, caption
 from tasks.curate import CurateConfig, curate
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
-from tasks.filter import FilterConfig, filter
+from tasks.filter import FilterConfig, check_filters, filter
 from tasks.generate import check_generator, generate
 from tasks.ingest import IngestConfig, ingest
 from tasks.mine import MineConfig, mine
@@ -67,8 +67,9 @@ class MraCir(StageConfig):
     resources: Resources = Resources()
 
     @model_validator(mode="after")
-    def _generator_has_what_it_needs(self) -> "MraCir":
+    def _generators_have_what_they_need(self) -> "MraCir":
         check_generator(self.generate, self.resources)
+        check_filters(self.filter, self.resources)
         return self
 
     @model_validator(mode="after")

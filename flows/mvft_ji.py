@@ -10,7 +10,7 @@ from flows.recipe import Recipe
 from tasks.curate import CurateConfig, curate
 from tasks.encode import EncodeConfig, encode
 from tasks.evaluate import EvaluateConfig, evaluate
-from tasks.filter import FilterConfig, filter
+from tasks.filter import FilterConfig, check_filters, filter
 from tasks.generate import check_generator, generate
 from tasks.ingest import IngestConfig, ingest
 from tasks.plans.mvft_ji import MvftJiGenerate
@@ -56,8 +56,9 @@ class MvftJi(StageConfig):
     resources: Resources = Resources()
 
     @model_validator(mode="after")
-    def _generator_has_what_it_needs(self) -> "MvftJi":
+    def _generators_have_what_they_need(self) -> "MvftJi":
         check_generator(self.generate, self.resources)
+        check_filters(self.filter, self.resources)
         return self
 
 

@@ -15,16 +15,19 @@ from PIL import Image
 
 from data.config import Resources
 from data.images import BadImage
-from models.backends import BrokenOff, Engine, Opener, Overlapping, Request, Response, Sampling, TextGenerator
+from models.backends import REFUSED, BrokenOff, Engine, Opener, Overlapping, Request, Response, Sampling, TextGenerator
 from models.checkpoints import Located
 from prompts import Prompt
 from tasks.ledger import Entry, Ledger
-from tasks.replies import Rejected, read_reply, shown_example
+from tasks.replies import Rejected, read_reply, shown_examples
 from tasks.requests import Attempt, Outcome, Picture, Question, Terms
 from tasks.shards import spread
 
 # So many unreadable images and no readable one in a part: the fault is not in the images.
 _GONE = 8
+# So many refusals and no answer: the fault may not be in the requests. Unless they are this share of those that were
+# answered before: then they are the ones that are left because they cannot be answered.
+_MANY, _FEW = 8, 0.05
 _PARTS = 4  # of a chunk, for an engine that takes more while it is at work
 _DECODED_AT_ONCE = 16  # images, by a thread
 # Seconds. A thread holds the interpreter for much of the decoding of images as quick as this. An engine in this process
@@ -90,6 +93,8 @@ class Asker:
         self._opener, self._images_per_prompt = opener, images_per_prompt
         self._generator: TextGenerator | None = None
         self._begun: list[Request] = []  # for an engine that does not overlap
+        self._answered = False
+        self._refused = 0  # requests in a row
 
     def ask(self, prompt: Prompt, questions: Iterable[Question], choices: tuple[str, ...] = ()) -> Iterator[Outcome]:
         """Answer all questions, in no particular order. They are drawn as they are needed.
@@ -162,6 +167,32 @@ class Asker:
         self.figures.engine_seconds += time.perf_counter() - started
         self.figures.asked += len(responses)
         return responses
+
+    def check(self, responses: Iterable[Response], many: int, idle: bool) -> None:
+        """Stop where the engine, or a setting, is at fault rather than the requests.
+
+        Args:
+            responses: the last.
+            many: requests in a row that are too many to be refused, whatever was answered before.
+            idle: whether the engine has nothing left to do.
+
+        Raises:
+            RuntimeError: if so many are refused, or all that this run asked. A few may be, if others were answered in
+                an earlier run.
+        """
+        last = None
+        for response in responses:
+            if response.finish_reason in REFUSED:
+                last, self._refused = response, self._refused + 1
+            else:
+                self._answered, self._refused = True, 0
+        known = self.figures.reused
+        few = known and self._refused < max(_MANY, known * _FEW)
+        if last is not None and (self._refused >= many or (idle and not self._answered and not few)):
+            told = (
+                last.text or "the prompt does not fit its context (engine.context, or what the server was started with)"
+            )
+            raise RuntimeError(f"{self.terms.model} answered none of {self._refused} requests, the last: {told}")
 
     def __enter__(self) -> "Asker":
         return self
@@ -238,7 +269,7 @@ class _Session:
         self._done: list[Outcome] = []
         self._rows: list[dict[str, Any]] = []
         self._quick: bool | None = None  # whether images take so little time that threads do not pay; None: not known
-        self._example = shown_example(prompt.text, prompt.answer)
+        self._examples = shown_examples(prompt.text, prompt.answer)
         terms = asker.terms
         self._ledger = Ledger(asker.ledger, terms.model, terms.located.revision, prompt.name, prompt.digest)
 
@@ -338,6 +369,7 @@ class _Session:
             del self._begun[entry.request_id]
             for attempt in self._waiting.pop(entry.request_id):
                 self._settle(attempt, stored.get(entry.request_id, entry))
+        self._asker.check(responses, self._chunk, not self._begun)
 
     def _entries(self, responses: Iterable[Response]) -> list[Entry]:
         """What the ledger gets; an engine that was left while it was at work may answer what nobody asks any more."""
@@ -345,7 +377,7 @@ class _Session:
 
     def _keep(self, entries: list[Entry]) -> dict[str, Entry]:
         """Store answers. What the engine refused is none: another day, another engine may take it."""
-        return self._ledger.append([entry for entry in entries if entry.finish_reason != "error"])
+        return self._ledger.append([entry for entry in entries if entry.finish_reason not in REFUSED])
 
     def _give_up(self, request_id: str, bad: BadImage) -> None:
         rejected = Rejected(f"image_{bad.reason}", retry=False)
@@ -355,7 +387,7 @@ class _Session:
 
     def _settle(self, attempt: Attempt, entry: Entry) -> None:
         """Read an answer: an outcome, or another attempt."""
-        texts = read_reply(entry.raw_response, entry.finish_reason, self._prompt.answer, self._example)
+        texts = read_reply(entry.raw_response, entry.finish_reason, self._prompt.answer, self._examples)
         figures = self._asker.figures
         figures.tokens_in += entry.tokens_in
         figures.tokens_out += entry.tokens_out

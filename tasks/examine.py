@@ -27,7 +27,7 @@ from data.tiny_world import Scene
 from models.backends import Engine, Request, Sampling, load_backend
 from models.checkpoints import Located, folder_revision
 from tasks.lessons import rendered
-from tasks.replies import Rejected, read_reply, shown_example
+from tasks.replies import Rejected, read_reply, shown_examples
 from tasks.stage import stage
 
 TWINS, SIBLINGS = "mra_cir/modification", "mra_cir/modification of a rank-window pair"
@@ -94,7 +94,7 @@ def request(question: Lesson, task: str, index: int) -> Request:
     )
 
 
-@stage(version=3)
+@stage(version=4)
 def examine(out: Path, config: ExamineConfig, taught: Artifact, *, resources: Resources) -> Counts:
     """Ask `taught`'s model `config.questions` of each kind at temperature 0; write marks.json and answers.json."""
     checkpoint = taught.path / "checkpoint"
@@ -111,8 +111,8 @@ def examine(out: Path, config: ExamineConfig, taught: Artifact, *, resources: Re
                 right: list[float] = []
                 for question, response in zip(asked, responses, strict=True):
                     prompt = prompts.load(question.prompt)
-                    example = shown_example(prompt.text, prompt.answer)
-                    reply = read_reply(response.text, response.finish_reason, prompt.answer, example)
+                    examples = shown_examples(prompt.text, prompt.answer)
+                    reply = read_reply(response.text, response.finish_reason, prompt.answer, examples)
                     if isinstance(reply, Rejected):
                         rejected[reply.reason] += 1
                     right.append(float(not isinstance(reply, Rejected) and is_right(question, reply)))

@@ -19,7 +19,9 @@ from data.artifact import Artifact, Counts, write_atomically, write_json, write_
 from data.config import Resources, StageConfig
 from data.progress import progress
 from data.schemas import GENERATIONS, REJECTED, TRIPLETS, VERDICTS
+from models.backends import check_resources
 from tasks.filters import Filter, Measured, Row, World
+from tasks.filters._mllm import Asked
 from tasks.filters.contamination import Config as Contamination
 from tasks.filters.far_apart import Config as FarApart
 from tasks.filters.image_alone import Config as ImageAlone
@@ -69,12 +71,22 @@ class FilterConfig(StageConfig):
         return {name: one for name, one in every.items() if one.on}
 
 
+def check_filters(config: FilterConfig, resources: Resources) -> None:
+    """Raise a ValueError if the backend of a filter cannot work with these resources; for recipes, as they start."""
+    for name, one in config.switched_on().items():
+        if isinstance(one, Asked):
+            try:
+                check_resources(one.backend, resources)
+            except ValueError as error:
+                raise ValueError(f"filter.{name}: {error}") from None
+
+
 def deciding_facts(config: FilterConfig, triplets: Artifact, images: Artifact, tokens: Artifact) -> dict[str, Any]:
     """What the filters' settings only name: a judge's weights and prompt, the galleries' images."""
     return {name: facts for name, one in config.switched_on().items() if (facts := one.facts())}
 
 
-@stage(version=3, facts=deciding_facts)
+@stage(version=4, facts=deciding_facts)
 def filter(
     out: Path, config: FilterConfig, triplets: Artifact, images: Artifact, tokens: Artifact, *, resources: Resources
 ) -> Counts:

@@ -40,7 +40,7 @@ def deciding_facts(config: GenerateConfig, images: Artifact, pairs: Artifact | N
     }
 
 
-@stage(version=2, facts=deciding_facts)
+@stage(version=3, facts=deciding_facts)
 def generate(
     out: Path, config: GenerateConfig, pairs: Artifact | None, images: Artifact, *, resources: Resources
 ) -> Counts:

@@ -46,7 +46,7 @@ def query_texts_facts(config: QueryTextsConfig) -> dict[str, Any]:
     }
 
 
-@stage(version=1, facts=query_texts_facts)
+@stage(version=2, facts=query_texts_facts)
 def query_texts(out: Path, config: QueryTextsConfig, *, resources: Resources) -> Counts:
     """Write texts.parquet, the target texts by benchmark and query, rejected.parquet and generations.parquet.
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -21,7 +20,12 @@ _UNFIT = (400, 413, 415, 422)
 _PROBE_SECONDS = 10.0
 _LONGEST_WAIT = 600.0  # of a Retry-After
 _MOST_SHOWN = 300  # characters of an endpoint's message
-_TOO_LONG = re.compile(r"context.?length|maximum.{0,20}length|too many tokens|prompt is too long", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context.?(length|size|window)|maximum.{0,20}length|too many tokens|prompt is too long", re.IGNORECASE
+)
+# What servers call the ends that OpenAI calls "stop" and "length". Some name none.
+_ENDS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+_MOST_TOKENS = 2**31 - 1  # that a table has room for
 
 
 class NotNow(Exception):  # noqa: N818  (these four are outcomes; none of them leaves the pool)
@@ -59,24 +63,6 @@ class Answer:
     steps: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
 
-def address(endpoint: str) -> str:
-    """The base address of an endpoint, without a slash at its end; a bare host gets the usual "/v1".
-
-    Raises:
-        ValueError: if it is no http address, or carries a password or a query.
-    """
-    parts = urlsplit(endpoint.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"endpoint {endpoint!r} is no address; want for example http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        # Addresses are logged and recorded with the run.
-        raise ValueError(
-            f"endpoint {parts.scheme}://{parts.hostname}: an address with a password or a query would end up in logs; "
-            "give the plain address, and the key in the environment variable CIRQUE_API_KEY"
-        )
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
-
-
 class Endpoint:
     """An address, and what is known of the server behind it.
 
@@ -88,6 +74,7 @@ class Endpoint:
         """Nothing is sent yet. `key` is wanted here only to keep it out of messages; `timeout` is in seconds."""
         self.url = url
         self._client, self._key, self._timeout = client, key, timeout
+        self._taken: set[str] = set()  # extras
         self._not_taken: set[str] = set()
         self._limit_name = "max_tokens"
         self._probing: asyncio.Task[bool] | None = None
@@ -105,16 +92,22 @@ class Endpoint:
         sent = {what: fields for what, fields in extras.items() if what not in self._not_taken}
         limit = self._limit_name
         try:
-            return await self._send(body, sent, limit)
+            answer = await self._send(body, sent, limit)
         except Unfit as error:
+            if error.too_long:
+                raise
             if limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit_name = "max_completion_tokens"  # what OpenAI's newer models call it
                 return await self.ask(body, extras)
-            if error.too_long or not sent:
+            doubtful = self._doubtful(sent, str(error))
+            if not doubtful:
                 raise
             refusal = error
+        else:
+            self._taken |= sent.keys()
+            return answer
         # Whether an extra is at fault shows when the same request is taken without it.
-        for without in [{what} for what in sent] + ([set(sent)] if len(sent) > 1 else []):
+        for without in [{what} for what in doubtful] + ([set(doubtful)] if len(doubtful) > 1 else []):
             try:
                 answer = await self._send(body, {what: sent[what] for what in sent.keys() - without}, limit)
             except Unfit:
@@ -124,6 +117,14 @@ class Endpoint:
             self._not_taken |= without
             return answer
         raise refusal
+
+    def _doubtful(self, extras: Mapping[str, Mapping[str, Any]], refusal: str) -> list[str]:
+        """Extras that a refusal may be about: none that was taken before, and the common ones if it names them."""
+        return [
+            what
+            for what, fields in extras.items()
+            if what not in self._taken and (what not in COMMON or any(name in refusal for name in fields))
+        ]
 
     async def is_there(self) -> bool:
         """Whether the server answers at all; asked once for all who want to know at the same time."""
@@ -153,12 +154,12 @@ class Endpoint:
             raise NotNow(f"cannot connect ({self._plainly(error)})") from None
         except httpx.HTTPError as error:
             raise Failed(f"the connection broke ({type(error).__name__}: {self._plainly(error)})") from None
-        if response.status_code != 200:
-            raise self._trouble(response)
+        status = response.status_code if response.status_code != 200 else _hidden_status(response)
+        if status != 200:
+            raise self._trouble(response, status)
         return _read(response)
 
-    def _trouble(self, response: httpx.Response) -> Exception:
-        status = response.status_code
+    def _trouble(self, response: httpx.Response, status: int) -> Exception:
         message = f"status {status}: {self._plainly(_message(response)) or 'no message'}"
         wait = _retry_after(response)
         if status in _NOT_NOW or (status >= 500 and wait is not None):
@@ -171,13 +172,17 @@ class Endpoint:
 
     def _plainly(self, message: object) -> str:
         """A message without the key, images or other long codes that an endpoint may send back; cut to one line."""
-        text = " ".join(str(message).split())
+        text = " ".join(str(message).split()).replace("\\/", "/")  # as some write a slash in JSON
         if self._key:
-            text = text.replace(self._key, "[key]")
+            for form in (self._key, repr(self._key)[1:-1], json.dumps(self._key)[1:-1]):
+                text = text.replace(form, "[key]")
         text = re.sub(r"data:image/[^\s\"']*", "[image]", text)
         text = re.sub(r"[A-Za-z0-9+/=_-]{64,}", "[...]", text)
         return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
+
+COMMON = ("seed", "temperature")
+"""Extras that nearly every endpoint takes, so that a refusal has to name them before one is asked without."""
 
 _ADVICE = {
     401: "set the environment variable CIRQUE_API_KEY to this endpoint's key",
@@ -186,23 +191,59 @@ _ADVICE = {
 }
 
 
+def _hidden_status(response: httpx.Response) -> int:
+    """The status of a trouble that comes with a 200, as some services pass on what is behind them; else 200."""
+    try:
+        found = response.json()
+    except ValueError:
+        return 200
+    if not isinstance(found, dict) or not found.get("error") or found.get("choices"):
+        return 200
+    code = found["error"].get("code") if isinstance(found["error"], dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
 def _read(response: httpx.Response) -> Answer:
     """The first choice of a chat completion."""
     try:
         completion = response.json()
         choice = completion["choices"][0]
-        message, reason = choice["message"], str(choice["finish_reason"])
-        text, refusal = message.get("content") or "", message.get("refusal")
+        message, named = choice["message"], choice["finish_reason"]
+        text, refusal = _joined(message.get("content")), message.get("refusal")
         usage = completion.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         steps = tuple(_step(one) for one in (choice.get("logprobs") or {}).get("content") or ())
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Failed(f"not the JSON of a chat completion ({type(error).__name__})") from None
+    reason = "stop" if named is None and text else str(named).lower()
+    reason = _ENDS.get(reason, reason)
     if refusal or reason == "content_filter":
-        return Answer(str(refusal or text), "filtered", *tokens)
-    if reason not in ("stop", "length") or not isinstance(text, str):
+        return Answer(_whole(str(refusal or text)), "filtered", *tokens)
+    if reason not in ("stop", "length"):
         return Answer(f"the endpoint ended it: {reason}", "error", *tokens)
-    return Answer(text, reason, *tokens, steps)
+    return Answer(_whole(text), reason, *tokens, steps)
+
+
+def _joined(content: str | list[dict[str, Any]] | None) -> str:
+    """The text of a message, which some give in parts.
+
+    Raises:
+        TypeError, KeyError, AttributeError: if it is neither.
+    """
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError
+    return content or ""
+
+
+def _whole(text: str) -> str:
+    """A text that can be stored: halves of surrogate pairs, which JSON can name, are joined or replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _count(tokens: int | None) -> int:
+    return min(max(int(tokens or 0), 0), _MOST_TOKENS)
 
 
 def _step(one: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
@@ -232,6 +273,6 @@ def _retry_after(response: httpx.Response) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else None

@@ -76,26 +76,24 @@ class Replicas:
         """Let each engine work until it has done its share of so many requests, or all of its own.
 
         Raises:
-            BrokenOff: if a process is gone, with what the others answered.
+            BrokenOff: if a process is gone or its engine raised, with what the others answered.
         """
         share = math.ceil(least / len(self._pools))
         finishing = [_submitted(pool, _finish, share) for pool in self._pools]
-        answered: list[Response] = []
-        gone = []
-        for place, finished in enumerate(finishing):
-            try:
-                answered += finished.result()
-            except BrokenProcessPool:
-                gone.append(place + 1)
-        if gone:
-            raise BrokenOff(
-                f"engine {', '.join(map(str, gone))} of {len(self._pools)} died (killed, or out of memory?); what the"
-                " others answered is kept: run the same command again",
-                answered,
-            )
         begun, self._begun = self._begun, []
-        for future in begun:
-            future.result()
+        answered: list[Response] = []
+        faults: dict[int, BaseException] = {}  # by the engine's number: its first
+        for place, future in enumerate([*begun, *finishing]):
+            fault = future.exception()
+            if fault is not None:
+                faults.setdefault(place % len(self._pools) + 1, fault)
+            elif place >= len(begun):
+                answered += future.result() or []
+        if faults:
+            told = ", ".join(
+                f"engine {number} of {len(self._pools)} {_told(fault)}" for number, fault in faults.items()
+            )
+            raise BrokenOff(f"{told}; what the others answered is kept: run the same command again", answered)
         return answered
 
     def close(self) -> None:
@@ -131,6 +129,12 @@ def _begin(requests: list[Request]) -> None:
 
 def _finish(least: int) -> list[Response]:
     return _open[0].finish(least)
+
+
+def _told(fault: BaseException) -> str:
+    if isinstance(fault, BrokenProcessPool):
+        return "died (killed, or out of memory?)"
+    return f"failed ({type(fault).__name__}: {fault})"
 
 
 def _submitted(pool: ProcessPoolExecutor, work: Callable[[Any], Any], argument: Any) -> Future[Any]:

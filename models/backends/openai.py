@@ -1,9 +1,10 @@
 """Any OpenAI-compatible endpoint, or a pool of them: `vllm serve` on other machines, or a service.
 
 Each endpoint has a bounded number of requests under way and takes the next as it answers one, so that a fast endpoint
-gets more. What fails is asked again, by whichever endpoint is free: after a growing, jittered pause where the request
-may be at fault, while the endpoint as a whole rests where it is not. An endpoint that fails for longer than
-`Resources.patience` leaves the pool. A request that an endpoint calls bad is not sent a second time.
+gets more. What fails is asked again, by another endpoint if there is one: after a growing, jittered pause where the
+request may be at fault, while the endpoint as a whole rests where it is not. An endpoint that fails for longer than
+`Resources.patience` leaves the pool. A request that an endpoint calls bad is not sent a second time, unless to find out
+whether it is a field that not every endpoint takes.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ import logging
 import os
 import random
 import time
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -22,7 +24,7 @@ from PIL import Image
 
 from data.config import Resources
 from models.backends import LIKELIEST, BrokenOff, Engine, Request, Response, Sampling, choice_probabilities
-from models.backends._endpoint import Endpoint, Failed, NotNow, Unfit, Unusable, address
+from models.backends._endpoint import Endpoint, Failed, NotNow, Unfit, Unusable
 from models.checkpoints import Located
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,6 @@ UNSTATED = "unstated"  # the revision of a model that is named without one
 _ATTEMPTS = 5  # at one request
 _ROUNDS = 5  # failures one after the other before an endpoint may leave the pool
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds; each pause is twice the one before
-_MANY = 8  # requests of one call: if none of so many gets an answer, they are not at fault
 
 
 def locate(name: str) -> Located:
@@ -42,15 +43,28 @@ def locate(name: str) -> Located:
 
 
 def check(resources: Resources) -> None:
-    """Raise a ValueError if there is no endpoint, or one that is no address."""
+    """Raise a ValueError if there is no endpoint, or the key is none that can be sent."""
     if not resources.endpoints:
         raise ValueError(
             "the backend 'openai' needs the address of a server: resources.endpoints=http://localhost:8000/v1"
             " (several are separated by commas)"
         )
-    urls = [address(endpoint) for endpoint in resources.endpoints]
-    if len(set(urls)) < len(urls):
-        raise ValueError(f"resources.endpoints names an endpoint twice: {', '.join(urls)}")
+    _key()
+
+
+def _key() -> str | None:
+    """What the environment has as a key, without the line's end that a file of secrets leaves on it.
+
+    Raises:
+        ValueError: if no header can carry it; without showing it.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError(
+            f"the environment variable {KEY_VARIABLE} holds a blank, a line's end or a letter outside ASCII; want the "
+            "key alone (it is not shown here)"
+        )
+    return key or None
 
 
 class OpenAiGenerator:
@@ -72,39 +86,30 @@ class OpenAiGenerator:
         check(resources)
         self.model, self.revision = located.path_or_id, located.revision
         self._sampling, self._engine, self._resources = sampling, engine, resources
-        key = os.environ.get(KEY_VARIABLE)
+        key = _key()
         self._client = httpx.AsyncClient(
             headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=httpx.Timeout(None, connect=10.0),  # `Endpoint` limits the whole
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         )
-        urls = [address(endpoint) for endpoint in resources.endpoints]
         self._members = [
-            _Member(Endpoint(url, self._client, key, resources.request_timeout), resources.patience) for url in urls
+            _Member(Endpoint(url, self._client, key, resources.request_timeout), resources.patience)
+            for url in resources.endpoints
         ]
         self._runner: asyncio.Runner | None = asyncio.Runner()
-        self._answered = False
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """Answer all requests, in their order; one that no endpoint answers gets a response that says why.
 
         Raises:
             BrokenOff: if no endpoint is left, with what was answered until then.
-            RuntimeError: if the endpoints call each of the first requests bad, or fail to answer any of many.
         """
         if self._runner is None:
             raise RuntimeError("the generator is closed")
-        call = _Call(requests)
+        call = _Call(requests, self._members)
         if requests:
             self._runner.run(self._all(call))
-        responses = [call.responses[request.request_id] for request in requests]
-        faulty = [response for response in responses if response.finish_reason == "error"]
-        if faulty and len(faulty) == len(responses) and (len(faulty) >= _MANY or not self._answered):
-            raise RuntimeError(
-                f"{self.model} answered none of {len(faulty)} requests at {self._named()}: {faulty[0].text}"
-            )
-        self._answered |= len(faulty) < len(responses)
-        return responses
+        return [call.responses[request.request_id] for request in requests]
 
     def close(self) -> None:
         """Close the connections; a second call does nothing."""
@@ -112,9 +117,6 @@ class OpenAiGenerator:
             self._runner.run(self._client.aclose())
             self._runner.close()
             self._runner = None
-
-    def _named(self) -> str:
-        return ", ".join(member.endpoint.url for member in self._members)
 
     async def _all(self, call: "_Call") -> None:
         living = [member for member in self._members if member.alive]
@@ -127,6 +129,12 @@ class OpenAiGenerator:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()  # raises what should never happen
+        except Exception as error:
+            raise BrokenOff(
+                f"asking for {self.model} ended by an error of the program ({type(error).__name__}); what was answered "
+                "is kept",
+                list(call.responses.values()),
+            ) from error
         finally:
             for task in (finished, *lanes):
                 task.cancel()
@@ -143,41 +151,45 @@ class OpenAiGenerator:
         """Take one request after the other to an endpoint, until there is none or the endpoint leaves the pool."""
         while member.alive:
             await member.rest()
-            item = await call.waiting.get()
+            item = await call.take(member)
             if member.resting or not member.alive:
-                call.waiting.put_nowait(item)  # for another endpoint
+                call.put(item)  # for another endpoint
                 continue
             request, sent = item.request, time.monotonic()
             try:
                 body = await self._body(request)
                 answer = await member.endpoint.ask(body, self._extras(request))
             except Unfit as error:
-                text, reason = ("", "too_long") if error.too_long else (str(error), "error")
-                call.settle(Response(request.request_id, text, reason, 0, 0))
+                told = ("", "too_long") if error.too_long else (f"{member.endpoint.url}: {error}", "error")
+                call.settle(Response(request.request_id, *told, 0, 0))
             except Unusable as error:
                 member.leave(str(error))
-                call.waiting.put_nowait(item)
+                call.put(item)
             except NotNow as error:
                 member.fail(str(error), sent, error.wait)
-                call.waiting.put_nowait(item)
+                call.put(item)
             except Failed as error:
                 await self._after_failure(member, call, item, str(error), sent)
             else:
                 member.succeed()
+                for other in item.failures.keys() - {member}:
+                    other.outdone()
+                    call.stir()
                 chosen = choice_probabilities(answer.steps, request.choices) if request.choices else None
-                told = (answer.text, answer.finish_reason, answer.tokens_in, answer.tokens_out, chosen)
-                call.settle(Response(request.request_id, *told))
+                whole = (answer.text, answer.finish_reason, answer.tokens_in, answer.tokens_out, chosen)
+                call.settle(Response(request.request_id, *whole))
 
     async def _after_failure(self, member: "_Member", call: "_Call", item: "_Item", fault: str, sent: float) -> None:
         """Charge a failure to the request if the server is there, else to the endpoint."""
         if not await member.endpoint.is_there():
             member.fail(fault, sent, None)
-            call.waiting.put_nowait(item)
+            call.put(item)
             return
-        item.failures += 1
-        if item.failures < _ATTEMPTS:
-            later = _pause(item.failures)
-            asyncio.get_running_loop().call_later(later, call.waiting.put_nowait, item)
+        member.fell_short(fault)
+        item.failures[member] += 1
+        failures = item.failures.total()
+        if failures < _ATTEMPTS:
+            asyncio.get_running_loop().call_later(_pause(failures), call.put, item)
         else:
             text = f"no answer after {_ATTEMPTS} attempts; the last, at {member.endpoint.url}: {fault}"
             call.settle(Response(item.request.request_id, text, "error", 0, 0))
@@ -189,14 +201,14 @@ class OpenAiGenerator:
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
-            "temperature": request.temperature,
-            "top_p": self._sampling.top_p,
             "max_tokens": self._sampling.max_tokens,
-            "seed": request.seed,
         }
 
     def _extras(self, request: Request) -> dict[str, dict[str, Any]]:
-        extras: dict[str, dict[str, Any]] = {}
+        extras: dict[str, dict[str, Any]] = {
+            "seed": {"seed": request.seed},
+            "temperature": {"temperature": request.temperature, "top_p": self._sampling.top_p},
+        }
         if self._engine.structured and request.answer:
             fields = list(request.answer)
             texts = {field: {"type": "string"} for field in fields}
@@ -225,27 +237,50 @@ def _pause(failures: int) -> float:
 
 @dataclass(eq=False)
 class _Item:
-    """A request on its way, and how often it failed where the endpoint was not to blame."""
+    """A request on its way, and how often it failed at which endpoints, where these were there all the same."""
 
     request: Request
-    failures: int = 0
+    failures: Counter["_Member"] = field(default_factory=Counter)
 
 
 class _Call:
     """The requests of one call of `generate`."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[Request], members: Sequence["_Member"]) -> None:
         self.requests = {request.request_id: request for request in requests}
         self.responses: dict[str, Response] = {}
         self.finished = asyncio.Event()
-        self.waiting: asyncio.Queue[_Item] = asyncio.Queue()
-        for request in self.requests.values():
-            self.waiting.put_nowait(_Item(request))
+        self._waiting = deque(_Item(request) for request in self.requests.values())
+        self._members = members
+        self._changed = asyncio.Event()
 
     def settle(self, response: Response) -> None:
         self.responses[response.request_id] = response
         if len(self.responses) == len(self.requests):
             self.finished.set()
+
+    def put(self, item: _Item) -> None:
+        self._waiting.append(item)
+        self.stir()
+
+    def stir(self) -> None:
+        """Let all who wait for a request look again."""
+        self._changed.set()
+
+    async def take(self, member: "_Member") -> _Item:
+        """The next request for this endpoint, as soon as there is one.
+
+        One that failed is for an endpoint at which it failed less often, if any is at work: an endpoint that is broken
+        answers quickly, and would take every further attempt too.
+        """
+        while True:
+            at_work = [other for other in self._members if other.alive and not other.resting]
+            for place, item in enumerate(self._waiting):
+                if not any(item.failures[other] < item.failures[member] for other in at_work):
+                    del self._waiting[place]
+                    return item
+            self._changed.clear()
+            await self._changed.wait()
 
 
 class _Member:
@@ -260,6 +295,8 @@ class _Member:
         self.endpoint, self.alive, self.fault = endpoint, True, ""
         self._patience = patience
         self._rounds = 0
+        self._fallen_short = 0  # times since its last answer, with `_shortfall` the last time
+        self._shortfall = ""
         self._failing_since = self._last_failure = self._rest_until = 0.0
 
     @property
@@ -273,7 +310,16 @@ class _Member:
     def succeed(self) -> None:
         if self._rounds:
             log.warning("%s answers again", self.endpoint.url)
-        self._rounds = 0
+        self._rounds = self._fallen_short = 0
+
+    def fell_short(self, fault: str) -> None:
+        """It failed at a request, and is there."""
+        self._fallen_short, self._shortfall = self._fallen_short + 1, fault
+
+    def outdone(self) -> None:
+        """Another endpoint answered what this one failed at; if it fails at all that it is asked, it is at fault."""
+        if self._fallen_short >= _ROUNDS and not self.resting:
+            self.fail(self._shortfall, time.monotonic(), None)
 
     def fail(self, fault: str, sent: float, wait: float | None) -> None:
         """Count a failure of the endpoint and let it rest; lanes that fail together count once.

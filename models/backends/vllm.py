@@ -67,7 +67,6 @@ class VllmGenerator:
         self.revision = located.revision
         self._sampling, self._engine = sampling, engine
         self._quirks = _quirks(located, engine)
-        self._answered = False
         self._running: dict[str, tuple[str, tuple[str, ...]]] = {}  # id and choices, by the engine's name for it
         self._done: list[Response] = []  # not returned yet
         warn_of_orphans()
@@ -98,18 +97,11 @@ class VllmGenerator:
         """Let the engine work until so many requests are done, or all; returns every response not returned before.
 
         A prompt that the engine refuses gets a response that says so.
-
-        Raises:
-            RuntimeError: if the engine refuses every one and never answered any: the fault is not in the prompts.
         """
         while len(self._done) < least and self._running:
             for output in self._llm.llm_engine.step():
                 self._done.append(_response(*self._running.pop(output.request_id), output))
         responses, self._done = self._done, []
-        self._answered |= any(response.finish_reason in ("stop", "length") for response in responses)
-        faulty = [response for response in responses if response.finish_reason == "error"]
-        if responses and not self._answered and not self._running and len(faulty) == len(responses):
-            raise RuntimeError(f"{self.model} refused all of its first {len(faulty)} prompts: {faulty[0].text}")
         return responses
 
     def close(self) -> None:

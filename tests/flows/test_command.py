@@ -274,6 +274,11 @@ def test_models_that_nothing_here_loads_may_have_any_name() -> None:
     assert config.model_dump()["generate"]["model"] == "served"
 
 
+def test_a_filter_that_asks_a_server_needs_one_as_the_writer_does() -> None:
+    with pytest.raises(ConfigError, match=r"filter\.judge: the backend 'openai' needs the address of a server"):
+        checked(load_recipe("mra_cir"), ["filter.judge.on=true", "filter.judge.backend=openai"], [], None)
+
+
 def test_an_estimate_has_an_end_of_its_own() -> None:
     result = CliRunner().invoke(app, ["run", "mra_cir", "--estimate", "--until", "train"])
     assert result.exit_code == 2

@@ -21,7 +21,7 @@ LOCATED = Located("owner/model", "r1", local=False)
 
 
 class Telling:
-    """Answers with its process and its devices; the prompt "die" kills it."""
+    """Answers with its process and its devices; the prompt "die" kills it, "fail" makes it raise."""
 
     model, revision = "model", "r1"
 
@@ -38,6 +38,8 @@ class Telling:
         done, self._begun = self._begun[:least], self._begun[least:]
         if any(request.prompt == "die" for request in done):
             os.kill(os.getpid(), signal.SIGKILL)
+        if any(request.prompt == "fail" for request in done):
+            raise MemoryError("no room for this one")
         text = f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
         return [Response(request.request_id, text, "stop", 1, len(self._begun)) for request in done]
 
@@ -101,6 +103,13 @@ def test_what_the_others_answered_outlives_a_death(two: Replicas) -> None:
     with pytest.raises(BrokenOff, match="engine 2 of 2 died") as caught:
         two.finish(2)
     assert [response.request_id for response in caught.value.responses] == ["0"]
+
+
+def test_what_the_others_answered_outlives_a_failure(two: Replicas) -> None:
+    told = r"engine 1 of 2 failed \(MemoryError: no room for this one\); what the others answered is kept"
+    with pytest.raises(BrokenOff, match=told) as caught:
+        two.generate(requests("a", "fail", "c", "d"))
+    assert [response.request_id for response in caught.value.responses] == ["2", "3"]
 
 
 def test_what_stops_an_engine_from_starting_is_told() -> None:

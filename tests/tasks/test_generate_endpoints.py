@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,63 @@ def test_a_failed_run_records_neither_key_nor_image(tmp_path: Path, status: int)
         content = path.read_bytes()
         assert KEY.encode() not in content
         assert not any(image[20:80].encode() in content for image in sent)
+
+
+def test_rows_that_are_refused_every_time_are_dropped_every_time(tmp_path: Path) -> None:
+    """Also where they are all that is left to ask."""
+    config, pairs, images = inputs(tmp_path, 12)
+    shown = ""
+
+    def refuses(body: dict[str, Any], before: int) -> Reply:
+        nonlocal shown
+        image = json.dumps(body["messages"][0]["content"][0])
+        shown = shown or image
+        return trouble(400, "bad picture") if image == shown else good(answers(body))
+
+    with serving(refuses) as server:
+        resources = Resources(chunk=CHUNK, endpoints=(server.url,))
+        first = generate.make(config, pairs, images, resources=resources).artifact
+        before, dropped, asked = first.content, first.counts.dropped, len(server.bodies)
+        shutil.rmtree(tmp_path / "home" / "store")
+        again = generate.make(config, pairs, images, resources=resources).artifact
+    assert dropped["caption_engine_error"] > 0
+    assert (again.content, again.counts.dropped) == (before, dropped)
+    assert len(server.bodies) - asked < asked / 2
+    rejected = again.read(REJECTED, "rejected.parquet").to_pylist()
+    assert {row["detail"] for row in rejected} == {f"{server.url}: status 400: bad picture"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "match"),
+    [
+        (
+            trouble(422, "no such model_args"),
+            r"owner/served answered none of \d+ requests, the last: .* no such model_args",
+        ),
+        (
+            trouble(500, "engine dead"),
+            r"answered none of \d+ requests, the last: no answer after 5 attempts.* engine dead",
+        ),
+        (trouble(400, "maximum context length is 9 tokens"), r"the prompt does not fit its context \(engine\.context"),
+    ],
+)
+def test_a_server_that_answers_nothing_stops_the_run(refusal: Reply, match: str, tmp_path: Path) -> None:
+    """From the beginning, and once it has answered some; nothing of it is kept, so that a better server can go on."""
+    config, pairs, images = inputs(tmp_path, 4 * CHUNK)
+    served = 0
+
+    def breaks(body: dict[str, Any], before: int) -> Reply:
+        nonlocal served
+        served += 1
+        return good(answers(body)) if served <= CHUNK else refusal
+
+    with serving(lambda body, before: refusal) as dead, pytest.raises(RuntimeError, match=match):
+        generate.make(config, pairs, images, resources=Resources(chunk=CHUNK, endpoints=(dead.url,)))
+    with serving(breaks) as broken, pytest.raises(RuntimeError, match=match):
+        generate.make(config, pairs, images, resources=Resources(chunk=CHUNK, endpoints=(broken.url,)))
+    with serving(lambda body, before: good(answers(body))) as well:
+        artifact = generate.make(
+            config, pairs, images, resources=Resources(chunk=CHUNK, endpoints=(well.url,))
+        ).artifact
+    assert artifact.counts.kept == artifact.counts.read
+    assert artifact.counts.detail["reused"] == CHUNK
