@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.config import Resources
 from data.images import BadImage
-from models.backends import REFUSED, BrokenOff, Engine, Opener, Overlapping, Request, Response, Sampling, TextGenerator
+from models.backends import BrokenOff, Engine, Opener, Overlapping, Request, Response, Sampling, TextGenerator
 from models.checkpoints import Located
 from prompts import Prompt
 from tasks.ledger import Entry, Ledger
@@ -25,8 +25,8 @@ from tasks.shards import spread
 
 # So many unreadable images and no readable one in a part: the fault is not in the images.
 _GONE = 8
-# So many refusals and no answer: the fault may not be in the requests. Unless they are this share of those that were
-# answered before: then they are the ones that are left because they cannot be answered.
+# So many refusals and no answer: the fault may not be in the requests. Unless they are less than this share of what the
+# ledger has answers to: then they are what is left because it cannot be answered.
 _MANY, _FEW = 8, 0.05
 _PARTS = 4  # of a chunk, for an engine that takes more while it is at work
 _DECODED_AT_ONCE = 16  # images, by a thread
@@ -93,8 +93,11 @@ class Asker:
         self._opener, self._images_per_prompt = opener, images_per_prompt
         self._generator: TextGenerator | None = None
         self._begun: list[Request] = []  # for an engine that does not overlap
+        self.refused: dict[str, Entry] = {}  # by request, in workers, because the ledger does not keep these
+        self._is_part = False  # of what workers are asked
         self._answered = False
         self._refused = 0  # requests in a row
+        self._last: Entry | None = None  # of these
 
     def ask(self, prompt: Prompt, questions: Iterable[Question], choices: tuple[str, ...] = ()) -> Iterator[Outcome]:
         """Answer all questions, in no particular order. They are drawn as they are needed.
@@ -122,9 +125,11 @@ class Asker:
         shards = iter(lambda: list(islice(questions, self.resources.shard)), [])
         jobs = ((self.terms.about(shard), prompt, shard, choices) for shard in shards)
         try:
-            for (_, _, shard, _), figures in spread("generate shard", work, jobs, self.resources):
+            for (_, _, shard, _), (figures, refused) in spread("generate shard", work, jobs, self.resources):
+                self.refused = refused
                 self.figures.asked += figures.asked
-                self.figures.reused -= figures.asked  # when they are read here, they have just been paid for
+                # When they are read here, they have just been paid for.
+                self.figures.reused -= figures.asked - len(refused)
                 self.figures.engine_seconds += figures.engine_seconds
                 self.figures.start_seconds += figures.start_seconds
                 yield shard
@@ -168,31 +173,36 @@ class Asker:
         self.figures.asked += len(responses)
         return responses
 
-    def check(self, responses: Iterable[Response], many: int, idle: bool) -> None:
+    def check(self, entries: Iterable[Entry], idle: bool) -> None:
         """Stop where the engine, or a setting, is at fault rather than the requests.
 
         Args:
-            responses: the last.
-            many: requests in a row that are too many to be refused, whatever was answered before.
+            entries: the last, in the order in which they were answered or refused.
             idle: whether the engine has nothing left to do.
 
         Raises:
-            RuntimeError: if so many are refused, or all that this run asked. A few may be, if others were answered in
-                an earlier run.
+            RuntimeError: if nothing was answered of the first requests, or of a whole chunk in a row.
         """
-        last = None
-        for response in responses:
-            if response.finish_reason in REFUSED:
-                last, self._refused = response, self._refused + 1
+        for entry in entries:
+            if entry.finish_reason == "error":
+                self._last, self._refused = entry, self._refused + 1
+                if self._is_part:
+                    self.refused[entry.request_id] = entry
             else:
                 self._answered, self._refused = True, 0
-        known = self.figures.reused
-        few = known and self._refused < max(_MANY, known * _FEW)
-        if last is not None and (self._refused >= many or (idle and not self._answered and not few)):
-            told = (
-                last.text or "the prompt does not fit its context (engine.context, or what the server was started with)"
-            )
-            raise RuntimeError(f"{self.terms.model} answered none of {self._refused} requests, the last: {told}")
+        many = self._refused >= max(_MANY, self.figures.reused * _FEW)
+        if many and (self._refused >= self.resources.chunk or (idle and not self._answered)):
+            self._stop()
+
+    def check_all(self) -> None:
+        """The same where no more questions come: a few that are refused are too many if nothing was ever answered."""
+        if self._refused and not (self._answered or self.figures.reused or self._is_part):
+            self._stop()
+
+    def _stop(self) -> None:
+        assert self._last is not None
+        told = f"{self.terms.model} answered none of {self._refused:,} requests in a row, the last"
+        raise RuntimeError(f"{told}: {self._last.raw_response}")
 
     def __enter__(self) -> "Asker":
         return self
@@ -210,17 +220,22 @@ def _ask_shard(
     retries: int,
     images_per_prompt: int,
     job: tuple[Terms, Prompt, list[Question], tuple[str, ...]],
-) -> Figures:
-    """Put the answers to a shard of questions into the ledger, with an engine that stays for the worker's next."""
+) -> tuple[Figures, dict[str, Entry]]:
+    """Put the answers to a shard of questions into the ledger, with an engine that stays for the worker's next.
+
+    Returns:
+        Figures, and what the engine refused, by request.
+    """
     terms, prompt, questions, choices = job
     alone = resources.model_copy(update={"spread": "here"})
     asker = Asker(
         terms, partial(_kept_engine, opener), alone,
         ledger=ledger, retries=retries, images_per_prompt=images_per_prompt, record=lambda rows: None,
     )  # fmt: skip
+    asker._is_part = True
     for _ in asker.ask(prompt, questions, choices):
         pass
-    return asker.figures
+    return asker.figures, asker.refused
 
 
 _kept = threading.local()
@@ -232,8 +247,9 @@ def _kept_engine(
 ) -> TextGenerator:
     """The engine of this worker, which ends with it; another one's place is taken."""
     wanted = (opener, located, sampling, engine, resources, images_per_prompt)
-    if getattr(_kept, "wanted", None) != wanted:
-        if hasattr(_kept, "generator"):
+    open_still = getattr(_kept, "generator", None) in _engines
+    if not open_still or _kept.wanted != wanted:
+        if open_still:
             _kept.generator.close()
             _engines.remove(_kept.generator)
         _kept.generator, _kept.wanted = opener(located, sampling, engine, resources, images_per_prompt), wanted
@@ -294,6 +310,7 @@ class _Session:
                 self._finish(least)
             yield from self._flush()
             if not (finished or self._begun or following):
+                self._asker.check_all()
                 return
             part, loading = following, following_loading
 
@@ -312,6 +329,8 @@ class _Session:
             if attempt.request_id in stored:
                 self._asker.figures.reused += 1
                 self._settle(attempt, stored[attempt.request_id])
+            elif attempt.request_id in self._asker.refused:
+                self._settle(attempt, self._asker.refused[attempt.request_id])
             elif attempt.request_id in self._waiting:
                 self._waiting[attempt.request_id].append(attempt)
             else:
@@ -369,7 +388,7 @@ class _Session:
             del self._begun[entry.request_id]
             for attempt in self._waiting.pop(entry.request_id):
                 self._settle(attempt, stored.get(entry.request_id, entry))
-        self._asker.check(responses, self._chunk, not self._begun)
+        self._asker.check(entries, not self._begun)
 
     def _entries(self, responses: Iterable[Response]) -> list[Entry]:
         """What the ledger gets; an engine that was left while it was at work may answer what nobody asks any more."""
@@ -377,7 +396,7 @@ class _Session:
 
     def _keep(self, entries: list[Entry]) -> dict[str, Entry]:
         """Store answers. What the engine refused is none: another day, another engine may take it."""
-        return self._ledger.append([entry for entry in entries if entry.finish_reason not in REFUSED])
+        return self._ledger.append([entry for entry in entries if entry.finish_reason != "error"])
 
     def _give_up(self, request_id: str, bad: BadImage) -> None:
         rejected = Rejected(f"image_{bad.reason}", retry=False)

@@ -81,8 +81,8 @@ class Response:
         request_id: of the request.
         text: the raw answer; empty for "too_long", the engine's message for "error".
         finish_reason: "stop", "length" (cut off at the largest number of tokens), "too_long" (the prompt does not fit
-            the model's context; it was not asked), "filtered" (by a service that screens answers) or "error" (the
-            engine refused this one request, or failed at it again and again).
+            the context that `Engine` says; it was not asked), "filtered" (by a service that screens answers) or "error"
+            (the engine refused this one request, or failed at it again and again).
         tokens_in, tokens_out: of prompt (images included) and answer.
         probabilities: one for each of the request's choices, adding up to 1; None where none were asked for, the
             engine tells none, or the answer takes none of the choices.
@@ -94,10 +94,6 @@ class Response:
     tokens_in: int
     tokens_out: int
     probabilities: tuple[float, ...] | None = None
-
-
-REFUSED = ("too_long", "error")
-"""Finish reasons of what is no answer, so that the same request may be sent again."""
 
 
 class BrokenOff(RuntimeError):  # noqa: N818  (what happened, as in the message)
@@ -218,8 +214,8 @@ def choice_probabilities(
     taken, likeliest = told[place]
     weights = dict.fromkeys(choices, 0.0)
     for text, logarithm in likeliest.items():
-        if _word(text) in weights:
-            weights[_word(text)] += math.exp(logarithm)
+        if _word(text) in weights and not math.isnan(logarithm):
+            weights[_word(text)] += math.exp(min(logarithm, 0.0))
     if (total := sum(weights.values())) == 0:  # the engine told of other tokens only
         return tuple(float(choice == _word(taken)) for choice in choices)
     return tuple(weights[choice] / total for choice in choices)

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 # Statuses that say "not now"; other 5xx may be the request's doing.
 _NOT_NOW = (408, 409, 425, 429, 503, 529)
 _UNFIT = (400, 413, 415, 422)
+_COMMON = ("seed", "temperature")  # extras that a refusal has to name before an endpoint is asked without
 _PROBE_SECONDS = 10.0
 _LONGEST_WAIT = 600.0  # of a Retry-After
 _MOST_SHOWN = 300  # characters of an endpoint's message
@@ -46,6 +47,10 @@ class Unfit(Exception):  # noqa: N818
     def __init__(self, message: str, too_long: bool) -> None:
         super().__init__(message)
         self.too_long = too_long
+
+    def names(self, fields: Iterable[str]) -> bool:
+        """Whether the endpoint's message speaks of any of these."""
+        return any(field in str(self) for field in fields)
 
 
 class Unusable(Exception):  # noqa: N818
@@ -99,32 +104,33 @@ class Endpoint:
             if limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit_name = "max_completion_tokens"  # what OpenAI's newer models call it
                 return await self.ask(body, extras)
-            doubtful = self._doubtful(sent, str(error))
-            if not doubtful:
-                raise
             refusal = error
         else:
             self._taken |= sent.keys()
             return answer
-        # Whether an extra is at fault shows when the same request is taken without it.
-        for without in [{what} for what in doubtful] + ([set(doubtful)] if len(doubtful) > 1 else []):
+        # Whether an extra is at fault shows when the same request is taken without it. First those that are named, one
+        # refusal after the other; then, if a refusal names none, each that not everyone takes.
+        left, told = sent, refusal
+        while named := [what for what in left if what not in self._taken and told.names(left[what])]:
+            left = {what: fields for what, fields in left.items() if what not in named}
             try:
-                answer = await self._send(body, {what: sent[what] for what in sent.keys() - without}, limit)
+                return self._learned(await self._send(body, left, limit), sent.keys() - left.keys(), refusal)
+            except Unfit as error:
+                told = error
+        doubtful = [what for what in left if what not in self._taken and what not in _COMMON]
+        for without in [{what} for what in doubtful] + ([set(doubtful)] if len(doubtful) > 1 else []):
+            fewer = {what: fields for what, fields in left.items() if what not in without}
+            try:
+                return self._learned(await self._send(body, fewer, limit), sent.keys() - fewer.keys(), refusal)
             except Unfit:
                 continue
-            for what in sorted(without - self._not_taken):
-                log.warning("%s takes no %s (%s); it is asked without from now on", self.url, what, refusal)
-            self._not_taken |= without
-            return answer
         raise refusal
 
-    def _doubtful(self, extras: Mapping[str, Mapping[str, Any]], refusal: str) -> list[str]:
-        """Extras that a refusal may be about: none that was taken before, and the common ones if it names them."""
-        return [
-            what
-            for what, fields in extras.items()
-            if what not in self._taken and (what not in COMMON or any(name in refusal for name in fields))
-        ]
+    def _learned(self, answer: Answer, without: Set[str], refusal: Unfit) -> Answer:
+        for what in sorted(without - self._not_taken):
+            log.warning("%s takes no %s (%s); it is asked without from now on", self.url, what, refusal)
+        self._not_taken |= without
+        return answer
 
     async def is_there(self) -> bool:
         """Whether the server answers at all; asked once for all who want to know at the same time."""
@@ -181,9 +187,6 @@ class Endpoint:
         return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
-COMMON = ("seed", "temperature")
-"""Extras that nearly every endpoint takes, so that a refusal has to name them before one is asked without."""
-
 _ADVICE = {
     401: "set the environment variable CIRQUE_API_KEY to this endpoint's key",
     403: "set the environment variable CIRQUE_API_KEY to a key that may ask this model",
@@ -195,11 +198,13 @@ def _hidden_status(response: httpx.Response) -> int:
     """The status of a trouble that comes with a 200, as some services pass on what is behind them; else 200."""
     try:
         found = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return 200
     if not isinstance(found, dict) or not found.get("error") or found.get("choices"):
         return 200
     code = found["error"].get("code") if isinstance(found["error"], dict) else None
+    if code == 403:
+        return 400  # this one input is not wanted
     return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
@@ -213,9 +218,9 @@ def _read(response: httpx.Response) -> Answer:
         usage = completion.get("usage") or {}
         tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         steps = tuple(_step(one) for one in (choice.get("logprobs") or {}).get("content") or ())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Failed(f"not the JSON of a chat completion ({type(error).__name__})") from None
-    reason = "stop" if named is None and text else str(named).lower()
+    reason = "stop" if named is None else str(named).lower()
     reason = _ENDS.get(reason, reason)
     if refusal or reason == "content_filter":
         return Answer(_whole(str(refusal or text)), "filtered", *tokens)
@@ -248,14 +253,14 @@ def _count(tokens: int | None) -> int:
 
 def _step(one: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """A token's text, and the logarithms of the probabilities of the likeliest."""
-    return str(one["token"]), {str(other["token"]): float(other["logprob"]) for other in one["top_logprobs"]}
+    return str(one["token"]), {str(other["token"]): float(other["logprob"]) for other in one.get("top_logprobs") or ()}
 
 
 def _message(response: httpx.Response) -> str:
     """What the endpoint says is wrong."""
     try:
         found = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.text
     for name in ("error", "message", "detail"):
         while isinstance(found, dict) and name in found:

@@ -160,8 +160,7 @@ class OpenAiGenerator:
                 body = await self._body(request)
                 answer = await member.endpoint.ask(body, self._extras(request))
             except Unfit as error:
-                told = ("", "too_long") if error.too_long else (f"{member.endpoint.url}: {error}", "error")
-                call.settle(Response(request.request_id, *told, 0, 0))
+                call.settle(Response(request.request_id, f"{member.endpoint.url}: {error}", "error", 0, 0))
             except Unusable as error:
                 member.leave(str(error))
                 call.put(item)
@@ -174,10 +173,11 @@ class OpenAiGenerator:
                 member.succeed()
                 for other in item.failures.keys() - {member}:
                     other.outdone()
-                    call.stir()
+                    call.hand_over(other)
                 chosen = choice_probabilities(answer.steps, request.choices) if request.choices else None
                 whole = (answer.text, answer.finish_reason, answer.tokens_in, answer.tokens_out, chosen)
                 call.settle(Response(request.request_id, *whole))
+            call.hand_over(member)
 
     async def _after_failure(self, member: "_Member", call: "_Call", item: "_Item", fault: str, sent: float) -> None:
         """Charge a failure to the request if the server is there, else to the endpoint."""
@@ -244,14 +244,19 @@ class _Item:
 
 
 class _Call:
-    """The requests of one call of `generate`."""
+    """The requests of one call of `generate`.
+
+    A request that failed is for an endpoint at which it failed least: one that is broken answers quickly, and would
+    take every further attempt too.
+    """
 
     def __init__(self, requests: Sequence[Request], members: Sequence["_Member"]) -> None:
         self.requests = {request.request_id: request for request in requests}
         self.responses: dict[str, Response] = {}
         self.finished = asyncio.Event()
-        self._waiting = deque(_Item(request) for request in self.requests.values())
-        self._members = members
+        self._fresh = deque(_Item(request) for request in self.requests.values())  # for any
+        self._failed: dict[_Member, deque[_Item]] = {member: deque() for member in members}
+        self._turns = {member: asyncio.Lock() for member in members}
         self._changed = asyncio.Event()
 
     def settle(self, response: Response) -> None:
@@ -260,27 +265,26 @@ class _Call:
             self.finished.set()
 
     def put(self, item: _Item) -> None:
-        self._waiting.append(item)
-        self.stir()
-
-    def stir(self) -> None:
-        """Let all who wait for a request look again."""
+        alive = [member for member in self._failed if member.alive]
+        if item.failures and alive:
+            best = min(alive, key=lambda one: (item.failures[one], one.resting, len(self._failed[one])))
+            self._failed[best].append(item)
+        else:
+            self._fresh.append(item)
         self._changed.set()
 
-    async def take(self, member: "_Member") -> _Item:
-        """The next request for this endpoint, as soon as there is one.
+    def hand_over(self, member: "_Member") -> None:
+        """Give to others what waits for an endpoint, if it has left."""
+        while not member.alive and self._failed[member]:
+            self.put(self._failed[member].popleft())
 
-        One that failed is for an endpoint at which it failed less often, if any is at work: an endpoint that is broken
-        answers quickly, and would take every further attempt too.
-        """
-        while True:
-            at_work = [other for other in self._members if other.alive and not other.resting]
-            for place, item in enumerate(self._waiting):
-                if not any(item.failures[other] < item.failures[member] for other in at_work):
-                    del self._waiting[place]
-                    return item
-            self._changed.clear()
-            await self._changed.wait()
+    async def take(self, member: "_Member") -> _Item:
+        """The next request for this endpoint, as soon as there is one."""
+        async with self._turns[member]:  # so that what is put wakes one lane of each
+            while not (waiting := self._failed[member] or self._fresh):
+                self._changed.clear()
+                await self._changed.wait()
+            return waiting.popleft()
 
 
 class _Member:

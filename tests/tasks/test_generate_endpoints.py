@@ -1,20 +1,27 @@
 """The generate stage against endpoints that fail in every way: each row accounted for, nothing secret written."""
 
+import base64
+import io
 import json
 import random
 import shutil
+import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from data.artifact import Artifact
 from data.config import Resources
-from data.schemas import GENERATIONS, REJECTED, TRIPLETS
+from data.schemas import GENERATIONS, IMAGES, REJECTED, TRIPLETS
+from models.backends import Engine
 from models.backends import openai as backend
 from tasks.generate import generate
+from tasks.pool import Pool
 from tasks.runs import RunError, start_run
 from tests.models.endpoints import Reply, good, serving, trouble
 from tests.tasks.scripted_generate import CHUNK, config_of, small_images, small_pairs
@@ -174,13 +181,13 @@ def test_rows_that_are_refused_every_time_are_dropped_every_time(tmp_path: Path)
     [
         (
             trouble(422, "no such model_args"),
-            r"owner/served answered none of \d+ requests, the last: .* no such model_args",
+            r"owner/served answered none of [0-9]+ requests in a row, the last: .* no such model_args",
         ),
         (
             trouble(500, "engine dead"),
-            r"answered none of \d+ requests, the last: no answer after 5 attempts.* engine dead",
+            r"answered none of [0-9]+ requests in a row, the last: no answer after 5 attempts.* engine dead",
         ),
-        (trouble(400, "maximum context length is 9 tokens"), r"the prompt does not fit its context \(engine\.context"),
+        (trouble(400, "maximum context length is 9 tokens"), r"in a row, the last: .* maximum context length is 9"),
     ],
 )
 def test_a_server_that_answers_nothing_stops_the_run(refusal: Reply, match: str, tmp_path: Path) -> None:
@@ -203,3 +210,48 @@ def test_a_server_that_answers_nothing_stops_the_run(refusal: Reply, match: str,
         ).artifact
     assert artifact.counts.kept == artifact.counts.read
     assert artifact.counts.detail["reused"] == CHUNK
+
+
+def test_more_rows_than_a_chunk_may_be_refused_where_the_rest_is_answered_already(tmp_path: Path) -> None:
+    config, pairs, images = inputs(tmp_path, 96)
+
+    def refuses(body: dict[str, Any], before: int) -> Reply:
+        first = json.dumps(body["messages"][0]["content"][0])
+        return trouble(400, "bad picture") if zlib.crc32(first.encode()) % 16 == 0 else good(answers(body))
+
+    with serving(refuses) as server:
+        resources = Resources(chunk=2, endpoints=(server.url,))
+        first = generate.make(config, pairs, images, resources=resources).artifact.counts.dropped
+        shutil.rmtree(tmp_path / "home" / "store")
+        again = generate.make(config, pairs, images, resources=resources).artifact.counts.dropped
+    assert first == again
+    assert first["caption_engine_error"] > 4
+
+
+def test_what_a_worker_was_refused_is_not_asked_again_by_the_run_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is all that the last shard has."""
+    config, pairs, images = inputs(tmp_path, 9)
+    last = images.read(IMAGES, "images.parquet")["image_id"][8].as_py()
+
+    def in_turn(name: str, work: Any, jobs: Any, resources: Resources) -> Any:
+        with ThreadPoolExecutor(1) as worker:
+            yield from ((job, worker.submit(work, job).result()) for job in jobs)
+
+    def refuses(body: dict[str, Any], before: int) -> Reply:
+        return trouble(400, "bad picture") if shown(body) == digests[last] else good(answers(body))
+
+    def shown(body: dict[str, Any]) -> bytes:
+        url = body["messages"][0]["content"][0]["image_url"]["url"]
+        return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).tobytes()
+
+    pool = Pool(images, Engine())
+    digests = {image_id: pool[image_id].load().tobytes() for image_id in pool}
+    monkeypatch.setattr("tasks.asking.spread", in_turn)
+    with serving(refuses) as server:
+        resources = Resources(chunk=CHUNK, endpoints=(server.url,), spread="threads", shard=8, spread_workers=1)
+        counts = generate.make(config, pairs, images, resources=resources).artifact.counts
+    assert counts.dropped["caption_engine_error"] >= 1
+    assert len(server.bodies) == counts.detail["asked"]
+    assert counts.detail["reused"] == 0
