@@ -185,7 +185,9 @@ def _portable(value: Any, paths: bool = False) -> Any:
             short = _without_folders(name, paths)
             times[short] += 1
             key = short if times[short] == 1 else f"{short} ({times[short]})"
-            plain[key] = _portable(inner, paths or name in _PATHS)
+            # A service's names of models may look like paths: accounts/x/models/y, x/y:free.
+            served = name == "model" and value.get("backend") == "openai" and not _PATH.match(str(inner))
+            plain[key] = inner if served else _portable(inner, paths or name in _PATHS)
         return plain
     if isinstance(value, list):
         return [_portable(inner, paths) for inner in value]

@@ -31,7 +31,8 @@ _REFUSAL = re.compile(
     r"^(?![\"“][^\"”]*[\"”]\W*\w)\W*"  # what stands in quotation marks somebody else says, a sign for example
     r"(i(['’]| a)?m (very |so |really )?sorry|sorry([,.!;:]|\W*$| (but|i|we|for|this|there|the image)\b)|i apologi[sz]e"
     r"|unfortunately,? (i|the image)|i (can(no|['’])?t|won['’]t|will not) |i(['’]| a)?m (not able|unable)"
-    r"|i do(n['’]t| not) have (\w+ ){0,3}?(access|(cap)?abilit|enough|sufficient|information|(the|any) image)"
+    r"|i do(n['’]t| not) have (\w+ ){0,3}?(access|(cap)?abilit|enough|sufficient|information|(the|any) images?\W*$)"
+    r"|i do(n['’]t| not) see (the|any|an) (image|picture|photo)|my apologies|i (must|have to) (decline|refuse)"
     r"|as an ai\b|as a (large )?language model)",
     re.IGNORECASE,
 )
@@ -39,14 +40,20 @@ _REFUSAL = re.compile(
 _NOTHING = (
     r"(n/?a|none|null|nil|nothing|unknown|not applicable"
     r"|(there (is|are) )?no (visible |noticeable |apparent |significant )?(changes?|modifications?|differences?)"
-    r"( (is |are )?(needed|required|necessary|visible|made|found)| to (make|describe)| between the (two )?images)?"
+    r"( (is |are )?(needed|required|necessary|visible|made|found)| to (make|describe)"
+    r"| between the (two |first and (the )?second )?(images?|pictures?|photos?))?"
     r"|((the|both|these|two|first|second|and|images?|pictures?|photos?|they) )+"
-    r"(is|are|looks?|seems?|appears?|remains?) (to be )?(\w+ly )?(identical|the same|unchanged))"
+    r"(is|are|looks?|seems?|appears?|remains?) (to be )?(\w+ly )?(identical|the same|unchanged)"
+    r"( (to|as) (the |each )?(first|second|other|reference|target)( (one|image|picture|photo))?)?"
+    r"|(same|identical)( images?)?"
+    r"|(the )?(no )?images? (is |are |was |were )?(not )?(provided|available|given|attached))"
 )
 _NON_ANSWER = re.compile(
-    rf"\W*({_NOTHING}(\W+((so|and) )?{_NOTHING})*\W*"
-    r"|(it is )?(unable|impossible|not possible) to (determine|identify|describe|compare|provide|answer|process)\b.*"
-    r"|(not enough|insufficient) information\b.*)",
+    rf"\W*({_NOTHING}(\W+((so|and|as|because|since) )?{_NOTHING})*\W*"
+    r"|((it is )?(unable|impossible|not possible) to|cannot|could not) "
+    r"(determine|tell|identify|describe|compare|provide|answer|process)\b.*"
+    r"|(there is )?(not enough|insufficient) information\b.*"
+    r"|[\[<](the |your |new )?(caption|text|modification|modified caption|instruction|answer)[\]>])",
     re.IGNORECASE,
 )
 _FENCED = re.compile(r"```\w*\s*(\{[^`]*\})\s*```")
@@ -106,9 +113,10 @@ def read_reply(
         return Rejected("refusal" if _REFUSAL.search(answer) else "repeated" if _loops(answer) else without)
     readings = [_texts(found, fields, examples) for found in complete]
     answers = [reading for reading in readings if reading not in _FORMS] or readings
-    if not exact and any(reading != answers[0] for reading in answers):
+    first, *others = answers
+    if (not exact or _is_word(first)) and any(not _alike(first, other) for other in others):
         return Rejected("unparsable")
-    return answers[0]
+    return first
 
 
 def shown_examples(prompt: str, fields: Sequence[str]) -> tuple[dict[str, str], ...]:
@@ -128,8 +136,17 @@ def _texts(
         if isinstance(text, Rejected):
             return text
         texts[field] = text
-    echo = any(all(_bare(texts[field]) == _bare(example[field]) for field in fields) for example in examples)
-    return Rejected("echo") if echo else texts
+    return Rejected("echo") if any(_alike(texts, example) for example in examples) else texts
+
+
+def _is_word(reading: dict[str, str] | Rejected) -> bool:
+    return isinstance(reading, dict) and all(len(text.split()) == 1 for text in reading.values())
+
+
+def _alike(one: Mapping[str, str] | Rejected, other: Mapping[str, str] | Rejected) -> bool:
+    if isinstance(one, Rejected) or isinstance(other, Rejected):
+        return one == other
+    return all(_bare(text) == _bare(other[field]) for field, text in one.items())
 
 
 def _bare(text: str) -> str:

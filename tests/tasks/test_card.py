@@ -55,6 +55,14 @@ def test_of_a_path_the_last_name_is_published(tmp_path: Path, setting: str, publ
     assert found["facts"] == {"key": {published: 1}}
 
 
+@pytest.mark.parametrize("name", ["accounts/x/models/y", "owner/name:free", "owner/name:free@r1", "@cf/meta/llama"])
+def test_a_service_names_its_models_as_it_likes(tmp_path: Path, name: str) -> None:
+    config = {"model": name, "backend": "openai"}
+    assert exported(tmp_path / "a", config, {})["config"] == config
+    found = exported(tmp_path / "b", {"model": "/home/alice/model", "backend": "openai"}, {})
+    assert found["config"] == {"model": "model", "backend": "openai"}
+
+
 def test_where_only_paths_can_stand_two_names_are_a_path(tmp_path: Path) -> None:
     galleries = ["private/photos", "secret/photos", "cirr:test1"]
     config = {

@@ -1,13 +1,13 @@
 """Whatever a model writes becomes the texts asked for, or a reason."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import prompts
+from tasks import replies
 from tasks.replies import Rejected, read_reply, shown_examples
 
 FIELDS = ("caption",)
@@ -161,6 +161,11 @@ def test_what_cannot_be_used_has_a_reason(raw: str, finish_reason: str, reason: 
         "no changes, but the dog is brown",
         "the images are identical except for a red mug",
         "the two dogs are the same",
+        "the same dog, but in the second image of the mirror",
+        "there is not enough light",
+        "I do not have a dog in the image, add one",
+        "cannot fly any more",
+        "[red] instead of [blue]",
         "unable to stand",
         "no",
     ],
@@ -177,10 +182,20 @@ def test_ordinary_texts_pass(text: str) -> None:
         *("Unable to determine the change.", "Impossible to compare the two", "Not enough information to tell"),
         *("The images are identical, no change", "Both images are the same.", "The image remains unchanged"),
         "The first image and the second image appear to be nearly identical, so there are no changes to describe.",
+        *("The second image is identical to the first image.", "No changes are necessary as the images are identical."),
+        *("There is no difference between the first and second image", "There is not enough information to tell."),
+        *("It is impossible to tell.", "Cannot determine", "No image provided", "Image not available", "same image"),
+        *("I don't see any images.", "My apologies, I cannot", "I must decline.", "[modification]", "<your caption>"),
     ],
 )
 def test_a_text_that_says_nothing_is_a_refusal(text: str) -> None:
     assert read_reply(json.dumps({"caption": text}), "stop", FIELDS) == Rejected("refusal")
+
+
+def test_who_repeats_all_words_to_choose_from_has_chosen_none() -> None:
+    raw = '{"verdict": "yes"} or {"verdict": "no"}'
+    assert read_reply(raw, "stop", ("verdict",)) == Rejected("unparsable")
+    assert read_reply(raw.replace("no", "Yes"), "stop", ("verdict",)) == {"verdict": "yes"}
 
 
 def test_every_field_is_needed() -> None:
@@ -259,7 +274,10 @@ def test_a_text_in_other_quotation_marks_is_the_same(text: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["```{", "{", '{"{":', "{'a': '{', "])
-def test_hostile_text_takes_bounded_time(unit: str) -> None:
-    started = time.process_time()
+def test_of_a_hostile_answer_the_end_is_searched_only(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is an object, searching takes quadratic time."""
+    searched: list[int] = []
+    objects = replies._objects
+    monkeypatch.setattr(replies, "_objects", lambda raw: searched.append(len(raw)) or objects(raw))
     assert isinstance(read_reply(unit * (180_000 // len(unit)), "stop", FIELDS), Rejected)
-    assert time.process_time() - started < 3  # 0.1 to 0.7 seconds here; 6 and more where the whole is read
+    assert 0 < max(searched) <= 20_000
