@@ -196,6 +196,21 @@ def test_an_endpoint_that_fails_costs_no_answer_while_the_other_rests() -> None:
         assert {response.finish_reason for response in opened.generate(requests(60))} == {"stop"}
 
 
+def test_an_error_of_the_program_loses_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(image: Image.Image) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(backend, "data_url", broken)
+    asked = [request("a"), request("b", Image.new("RGB", (2, 2)))]
+    with (
+        serving(echo) as server,
+        generator(server.url, concurrency=1) as opened,
+        pytest.raises(BrokenOff, match=r"ended by an error of the program \(ZeroDivisionError\)") as caught,
+    ):
+        opened.generate(asked)
+    assert [response.text for response in caught.value.responses] == ["PROMPT A"]
+
+
 def test_an_endpoint_that_fails_sometimes_stays(caplog: pytest.LogCaptureFixture) -> None:
     def at_first(body: dict[str, Any], before: int) -> Reply:
         return trouble(500) if before == 0 and prompt_of(body)[-1] in "357" else echo(body, before)
